@@ -1,0 +1,7 @@
+"""The Kullback-Leibler divergence loss for every array library that speaks the array API standard."""
+
+from kldiv_xp._loss import KLDivLoss, kl_div, kl_div_value_and_grad
+
+__all__ = ["KLDivLoss", "kl_div", "kl_div_value_and_grad"]
+
+__version__ = "0.1.0"

@@ -1,0 +1,106 @@
+"""What a caller passes, checked and made ready: arrays of one library, on one device, of floating dtype."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from array_api_compat import (
+    array_namespace,
+    is_array_api_obj,
+    is_array_api_strict_namespace,
+    is_jax_array,
+    is_jax_namespace,
+    is_numpy_array,
+    is_numpy_namespace,
+)
+from array_api_compat import device as device_of
+
+from kldiv_xp import _jax, _numpy, _torch
+
+Array = Any
+DType = Any
+Namespace = Any
+
+
+def take(**given: Any) -> tuple[Namespace, list[Array]]:
+    """Arrays that may be computed with together, and their namespace; raise if these may not.
+
+    The keywords are the names of the caller's arguments, for the error messages.
+    """
+    if all(_torch.is_tensor(x) for x in given.values()):
+        xp, arrays = _torch.namespace(), given
+    else:
+        xp, arrays = _one_library(given)
+    _check_devices(arrays, xp)
+    for name, x in arrays.items():
+        if not xp.isdtype(x.dtype, "real floating"):
+            raise TypeError(f"{name} must have a real floating-point dtype, got {x.dtype}; convert it first")
+    return xp, list(arrays.values())
+
+
+def check_same_shape(input: Array, target: Array) -> None:
+    """Raise unless the shapes are equal: broadcasting ``(N, 1)`` against ``(N,)`` is a bug, not a wish."""
+    shape, other = tuple(input.shape), tuple(target.shape)
+    if shape != other:
+        raise ValueError(
+            f"input and target must have the same shape, got {shape} and {other};"
+            " reshape one, or broadcast it explicitly"
+        )
+
+
+def result_dtype(input: Array, target: Array, xp: Namespace) -> DType:
+    """Dtype of the loss: the promoted dtype of the two arrays."""
+    if _torch.is_tensor(input):
+        return _torch.result_dtype(input, target)
+    return xp.result_type(input, target)
+
+
+def computing_dtype(dtype: DType, xp: Namespace) -> DType:
+    """Dtype to compute in: 16 bits are too few for sums, and for the terms that cancel."""
+    return xp.float32 if xp.finfo(dtype).bits < 32 else dtype
+
+
+def quiet(xp: Namespace) -> AbstractContextManager[Any]:
+    """Context in which the library computes NaN and infinity without a warning."""
+    computes_with_numpy = is_numpy_namespace(xp) or is_array_api_strict_namespace(xp)
+    return _numpy.quiet() if computes_with_numpy else nullcontext()
+
+
+def _one_library(given: dict[str, Any]) -> tuple[Namespace, dict[str, Array]]:
+    for name, x in given.items():
+        if not is_array_api_obj(x):
+            raise TypeError(
+                f"{name} must be an array (of NumPy, JAX, PyTorch, CuPy, ...), got {_type_name(x)};"
+                " convert it with the asarray function of your array library"
+            )
+        if is_numpy_array(x):
+            _numpy.refuse_subclass(name, x)
+    jax_arrays = [x for x in given.values() if is_jax_array(x)]
+    if jax_arrays:  # JAX takes NumPy arrays beside its own, so they are taken here
+        jnp = array_namespace(*jax_arrays)
+        given = {name: jnp.asarray(x) if is_numpy_array(x) else x for name, x in given.items()}
+    try:
+        return array_namespace(*given.values()), given
+    except TypeError:
+        raise TypeError(
+            f"{' and '.join(given)} must come from one array library, got"
+            f" {' and '.join(_type_name(x) for x in given.values())}; convert one of them"
+        ) from None
+
+
+def _check_devices(arrays: dict[str, Array], xp: Namespace) -> None:
+    placements = [_placement(x, xp) for x in arrays.values()]
+    known = [device for device in placements if device is not None]
+    if any(device != known[0] for device in known):
+        raise ValueError(
+            f"{' and '.join(arrays)} must be on one device, got {' and '.join(map(str, placements))}; move one of them"
+        )
+
+
+def _placement(x: Array, xp: Namespace) -> Any:
+    if _torch.is_tensor(x):
+        return x.device
+    return _jax.placement(x) if is_jax_namespace(xp) else device_of(x)
+
+
+def _type_name(x: object) -> str:
+    return f"{type(x).__module__}.{type(x).__qualname__}".removeprefix("builtins.")

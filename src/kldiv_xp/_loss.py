@@ -1,0 +1,263 @@
+"""The public loss: a function, the same function as a value, and its gradient in closed form."""
+
+import math
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, TypeVar
+
+from kldiv_xp._arguments import check_same_shape, computing_dtype, quiet, result_dtype, take
+from kldiv_xp._formulas import loss_derivatives, loss_elements
+from kldiv_xp._options import Convention, Reduction, check_options
+
+Array = TypeVar("Array")
+
+
+def kl_div(
+    input: Array,
+    target: Array,
+    reduction: Reduction = "mean",
+    log_target: bool = False,
+    *,
+    convention: Convention = "oneflow",
+) -> Array:
+    r"""Kullback-Leibler divergence loss of ``input`` against ``target``.
+
+    The loss of one element is :math:`p (\log p - x)`, with the input :math:`x`, a log-probability, and the
+    target :math:`p`, a probability (or, with ``log_target``, :math:`\log p`). Probabilities need not be normalised.
+
+    Parameters
+    ----------
+    input : array, shape (N, ...)
+        Log-probabilities: any real floating dtype, any number of dimensions, zero included. An array of any library
+        that speaks the array API standard.
+    target : array, shape (N, ...)
+        Probabilities, or log-probabilities with ``log_target=True``. Same shape, library and device as ``input``; the
+        dtype may differ.
+    reduction : {"mean", "sum", "batchmean", "none"}
+        ``"mean"`` divides the sum by the number of elements, which is *not* the mathematical divergence;
+        ``"batchmean"`` divides by the length of axis 0, which is. A 0-d array counts as a batch of one. The mean over
+        no elements is NaN.
+    log_target : bool
+        Whether ``target`` holds log-probabilities.
+    convention : {"oneflow", "torch", "limit"}
+        What holds where the formula breaks down. Elsewhere all three agree up to rounding.
+
+        ========================  =================  ============  =========
+        ..                        ``"oneflow"``      ``"torch"``   ``"limit"``
+        ========================  =================  ============  =========
+        p = 0, x finite           0                  0             0
+        p = 0, x infinite         0                  NaN           0
+        p = 0, x NaN              0                  NaN           NaN
+        p < 0                     0                  NaN           NaN
+        p NaN                     NaN                NaN           NaN
+        log p = -inf, x not NaN   NaN                NaN           0
+        ========================  =================  ============  =========
+
+        ``"oneflow"`` is also what PyTorch did up to 1.12, and ``"torch"`` what it has done since. Wherever the loss is
+        finite and the target not negative, its gradient is finite too, in every convention; at a
+        zero target the derivative by the target is 0.
+
+    Returns
+    -------
+    array
+        The loss, of the promoted dtype of the two arrays: a 0-d array, or with ``"none"`` an array of their shape.
+        float16 and bfloat16 are computed in float32 and rounded once.
+
+    Raises
+    ------
+    ValueError
+        For an unknown ``reduction`` or ``convention``, shapes that differ (they are never broadcast), or two devices.
+    TypeError
+        For anything but two arrays of one library (NumPy arrays beside JAX arrays are taken), a dtype that is not
+        real floating, a subclass of ``numpy.ndarray``, or a ``log_target`` that is no bool.
+
+    See Also
+    --------
+    KLDivLoss : The same with its options bound.
+    kl_div_value_and_grad : The loss and its gradient, for libraries without autodiff.
+
+    References
+    ----------
+    S. Kullback and R. A. Leibler, "On Information and Sufficiency", Annals of Mathematical Statistics 22 (1951),
+    https://doi.org/10.1214/aoms/1177729694. The interface is that of
+    https://docs.pytorch.org/docs/stable/generated/torch.nn.KLDivLoss.html.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kldiv_xp import kl_div
+    >>> student = np.log(np.asarray([[0.6, 0.3, 0.1], [0.2, 0.5, 0.3]]))
+    >>> teacher = np.asarray([[0.5, 0.5, 0.0], [0.2, 0.5, 0.3]])
+    >>> print(f"{kl_div(student, teacher, 'batchmean'):.6f}")
+    0.082126
+    >>> kl_div(student, teacher, "none").round(4)
+    array([[-0.0912,  0.2554,  0.    ],
+           [ 0.    ,  0.    ,  0.    ]])
+    """
+    check_options(reduction, log_target, convention)
+    xp, (x, y) = take(input=input, target=target)
+    check_same_shape(x, y)
+    dtype = result_dtype(x, y, xp)
+    computing = computing_dtype(dtype, xp)
+    with quiet(xp):
+        elements = loss_elements(
+            xp.astype(x, computing, copy=False),
+            xp.astype(y, computing, copy=False),
+            log_target=log_target,
+            convention=convention,
+            xp=xp,
+        )
+        loss: Array = xp.astype(_reduce(elements, reduction, xp), dtype, copy=False)
+    return loss
+
+
+@dataclass(frozen=True, slots=True)
+class KLDivLoss:
+    """The loss with its options bound: an immutable value that is called with the two arrays.
+
+    It is hashable, comparable and picklable and holds no arrays, so that it can be a static argument of ``jax.jit``, a
+    dictionary key or a field of a configuration. ``kldiv_xp.torch.KLDivLoss`` is the same as a ``torch.nn.Module``.
+
+    Parameters
+    ----------
+    reduction, log_target, convention
+        As in :func:`kl_div`, and checked at construction.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kldiv_xp import KLDivLoss
+    >>> loss = KLDivLoss("batchmean")
+    >>> loss
+    KLDivLoss(reduction='batchmean', log_target=False, convention='oneflow')
+    >>> print(f"{loss(np.log(np.asarray([[0.25, 0.75]])), np.asarray([[0.5, 0.5]])):.6f}")
+    0.143841
+    """
+
+    reduction: Reduction = "mean"
+    log_target: bool = False
+    _: KW_ONLY
+    convention: Convention = "oneflow"
+
+    def __post_init__(self) -> None:
+        check_options(self.reduction, self.log_target, self.convention)
+
+    def __call__(self, input: Array, target: Array) -> Array:
+        """Loss of ``input`` against ``target``; see :func:`kl_div`."""
+        return kl_div(input, target, self.reduction, self.log_target, convention=self.convention)
+
+
+def kl_div_value_and_grad(
+    input: Array,
+    target: Array,
+    reduction: Reduction = "mean",
+    log_target: bool = False,
+    *,
+    convention: Convention = "oneflow",
+    argnums: int | tuple[int, ...] = 0,
+    cotangent: Array | float | None = None,
+) -> tuple[Array, Array | tuple[Array, ...]]:
+    r"""Loss and its gradient in closed form, for libraries without autodiff and to check those that have it.
+
+    The derivatives of one element's loss are :math:`-p` by the input and :math:`\log p + 1 - x` by the target; with
+    ``log_target`` they are :math:`-p` and :math:`p (\log p + 1 - x)`. Both are 0 where the convention counts the
+    element as zero.
+
+    Parameters
+    ----------
+    input, target, reduction, log_target, convention
+        As in :func:`kl_div`.
+    argnums : int or tuple of int
+        Which gradient to return: 0 for ``input``, 1 for ``target``, or a tuple of these, as in ``jax.value_and_grad``.
+    cotangent : array or float, optional
+        Gradient of the final result with respect to this loss, of the loss's shape: what the chain rule multiplies by.
+        Required with ``reduction="none"``; otherwise 1 by default.
+
+    Returns
+    -------
+    loss : array
+        As from :func:`kl_div`.
+    gradient : array or tuple of arrays
+        Of the shape and dtype of the argument that it belongs to; a tuple if ``argnums`` is one.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`kl_div`; further ``ValueError`` for ``argnums`` that are not 0, 1 or a tuple of these, a missing
+        ``cotangent``, or one of another shape than the loss.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kldiv_xp import kl_div_value_and_grad
+    >>> student, teacher = np.log(np.asarray([[0.25, 0.75]])), np.asarray([[0.5, 0.5]])
+    >>> loss, gradient = kl_div_value_and_grad(student, teacher, "batchmean")
+    >>> print(f"{loss:.6f}", gradient)
+    0.143841 [[-0.5 -0.5]]
+    """
+    check_options(reduction, log_target, convention)
+    wanted = _wanted_gradients(argnums)
+    xp, (x, y) = take(input=input, target=target)
+    check_same_shape(x, y)
+    loss = kl_div(x, y, reduction, log_target, convention=convention)
+    computing = computing_dtype(result_dtype(x, y, xp), xp)
+    weight = _checked_cotangent(cotangent, x, reduction, computing, xp)
+    with quiet(xp):
+        derivatives = loss_derivatives(
+            xp.astype(x, computing, copy=False),
+            xp.astype(y, computing, copy=False),
+            log_target=log_target,
+            convention=convention,
+            xp=xp,
+        )
+        gradients = [
+            xp.astype(_weighted(derivatives[i], weight, reduction), (x, y)[i].dtype, copy=False) for i in wanted
+        ]
+    return loss, tuple(gradients) if isinstance(argnums, tuple) else gradients[0]
+
+
+def _wanted_gradients(argnums: object) -> tuple[int, ...]:
+    wanted = argnums if isinstance(argnums, tuple) else (argnums,)
+    if not wanted or len(set(wanted)) < len(wanted) or any(i not in (0, 1) for i in wanted):
+        raise ValueError(f"argnums must be 0 (input), 1 (target) or (0, 1); got {argnums!r}")
+    return wanted
+
+
+def _checked_cotangent(cotangent: Any, x: Any, reduction: Reduction, dtype: Any, xp: Any) -> Any | None:
+    """Cotangent of the loss of ``x`` as a number or an array of ``dtype``; ``None`` stands for one."""
+    shape = tuple(x.shape) if reduction == "none" else ()
+    if cotangent is None:
+        if reduction == "none":
+            raise ValueError(
+                f"reduction='none' needs a cotangent of the loss's shape {shape};"
+                " an array of ones gives the derivative of each element"
+            )
+        return None
+    if isinstance(cotangent, int | float) and shape == ():
+        return cotangent
+    _, (_, cotangent) = take(input=x, cotangent=cotangent)
+    if tuple(cotangent.shape) != shape:
+        raise ValueError(
+            f"cotangent must have the loss's shape, {shape} for reduction={reduction!r}; got {tuple(cotangent.shape)}"
+        )
+    return xp.astype(cotangent, dtype, copy=False)
+
+
+def _weighted(derivative: Any, weight: Any | None, reduction: Reduction) -> Any:
+    if weight is not None:
+        derivative = derivative * weight
+    divisor = _divisor(derivative.shape, reduction)
+    return derivative if divisor == 1 else derivative / divisor
+
+
+def _reduce(elements: Any, reduction: Reduction, xp: Any) -> Any:
+    if reduction == "none":
+        return elements
+    total = xp.sum(elements)
+    return total if reduction == "sum" else total / _divisor(elements.shape, reduction)
+
+
+def _divisor(shape: tuple[int, ...], reduction: Reduction) -> int:
+    """How many elements or rows the sum is averaged over."""
+    if reduction == "mean":
+        return math.prod(shape)
+    return shape[0] if reduction == "batchmean" and shape else 1

@@ -1,0 +1,20 @@
+"""What is particular to NumPy. Imported with the library, so it must not import numpy itself."""
+
+import sys
+from contextlib import AbstractContextManager
+from typing import Any
+
+
+def quiet() -> AbstractContextManager[Any]:
+    """Context without floating-point warnings: the conventions say what is NaN or infinite, and mean it."""
+    return sys.modules["numpy"].errstate(all="ignore")
+
+
+def refuse_subclass(name: str, x: Any) -> None:
+    """Raise for a subclass with semantics of its own, such as a masked array, which array functions would strip."""
+    np = sys.modules["numpy"]
+    if not (type(x) in (np.ndarray, np.memmap) or isinstance(x, np.generic)):
+        raise TypeError(
+            f"{name} is a {type(x).__module__}.{type(x).__qualname__}, a subclass of numpy.ndarray whose meaning"
+            " would be lost; pass a plain array, such as numpy.asarray(...) of it"
+        )

@@ -1,0 +1,19 @@
+"""The choices that shape the loss, and the check that a caller made one of them."""
+
+from typing import Literal, get_args
+
+Reduction = Literal["none", "mean", "sum", "batchmean"]
+Convention = Literal["oneflow", "torch", "limit"]
+
+
+def check_options(reduction: str, log_target: bool, convention: str) -> None:
+    """Raise for an option that is not one of the documented choices."""
+    _check_choice("reduction", reduction, get_args(Reduction))
+    _check_choice("convention", convention, get_args(Convention))
+    if not isinstance(log_target, bool):
+        raise TypeError(f"log_target must be True or False, got {log_target!r} of type {type(log_target).__name__}")
+
+
+def _check_choice(name: str, given: str, choices: tuple[str, ...]) -> None:
+    if given not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {given!r}")

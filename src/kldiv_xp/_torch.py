@@ -1,0 +1,28 @@
+"""What is particular to PyTorch. Imported with the library, so it must not import torch itself."""
+
+import sys
+from typing import Any
+
+
+def is_tensor(x: object) -> bool:
+    # array_api_compat.is_torch_array would do, but it is cached with lru_cache, and torch.compile
+    # warns about every such function that it meets.
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(x, torch.Tensor)
+
+
+def namespace() -> Any:
+    import array_api_compat.torch
+
+    return array_api_compat.torch
+
+
+def result_dtype(input: Any, target: Any) -> Any:
+    """Promoted dtype of two tensors; at least float32 under autocast, as for ``torch.nn.functional.kl_div``."""
+    import torch
+
+    # Not torch.result_type, which torch.compile cannot trace with dynamic shapes.
+    dtype = torch.promote_types(input.dtype, target.dtype)
+    if torch.is_autocast_enabled(input.device.type):
+        dtype = torch.promote_types(dtype, torch.float32)
+    return dtype
