@@ -7,7 +7,8 @@ from typing import Any
 
 def quiet() -> AbstractContextManager[Any]:
     """Context without floating-point warnings: the conventions say what is NaN or infinite, and mean it."""
-    return sys.modules["numpy"].errstate(all="ignore")
+    errstate: AbstractContextManager[Any] = sys.modules["numpy"].errstate(all="ignore")
+    return errstate
 
 
 def refuse_subclass(name: str, x: Any) -> None:

@@ -49,4 +49,5 @@ class KLDivLoss(Module):
         return kl_div(input, target, self.reduction, self.log_target, convention=self.convention)
 
     def extra_repr(self) -> str:
+        """Options as they stand in ``repr``."""
         return f"reduction={self.reduction!r}, log_target={self.log_target}, convention={self.convention!r}"
