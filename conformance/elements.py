@@ -1,0 +1,117 @@
+"""A case seen element by element: what the ledger's conditions and the tolerance are made of."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from conformance.corpus import Case, from_bfloat16_bits, to_bfloat16_bits
+
+Floats = npt.NDArray[Any]
+
+QUANTITIES = ("loss", "input", "target")
+
+_EPS = {"bfloat16": 2.0**-7, **{t: float(np.finfo(t).eps) for t in ("float16", "float32", "float64")}}
+_TINY = {"bfloat16": 2.0**-126, **{t: float(np.finfo(t).tiny) for t in ("float16", "float32", "float64")}}
+_MAX = {"bfloat16": (2 - 2.0**-7) * 2.0**127, **{t: float(np.finfo(t).max) for t in ("float16", "float32", "float64")}}
+
+
+@dataclass(frozen=True)
+class Elements:
+    """Arrays of a case in float64, and the limits of the dtype in which it is computed.
+
+    ``x`` is the input, ``y`` the target, ``divisor`` the number of elements or rows that the reduction averages over.
+    """
+
+    x: Floats
+    y: Floats
+    log_target: bool
+    dtype: str
+    divisor: int
+    flush: bool = False
+    """Whether subnormal numbers count as zero, as they do for some libraries."""
+
+    @staticmethod
+    def of(case: Case) -> "Elements":
+        """Elements of a case whose operands are floating arrays of one shape."""
+        # The result of mixed dtypes is no better than the coarser one: PyTorch rounds y log y to the dtype of y.
+        dtype = max(str(case.input.dtype), str(case.target.dtype), key=_EPS.__getitem__)
+        x, y = (np.asarray(operand.values, np.float64) for operand in (case.input, case.target))
+        return Elements(x, y, case.log_target, dtype, _divisor(case))
+
+    @property
+    def eps(self) -> float:
+        """Distance of 1 to the next number."""
+        return _EPS[self.dtype]
+
+    @property
+    def tiny(self) -> float:
+        """Smallest normal number."""
+        return _TINY[self.dtype]
+
+    @property
+    def smallest(self) -> float:
+        """Smallest subnormal number."""
+        return _TINY[self.dtype] * _EPS[self.dtype]
+
+    @property
+    def largest(self) -> float:
+        """Largest finite number."""
+        return _MAX[self.dtype]
+
+    @cached_property
+    def p(self) -> Floats:
+        """Probability of the target."""
+        return self.flushed(np.exp(self.y)) if self.log_target else self.y
+
+    @property
+    def weight(self) -> float:
+        """Gradient of the reduction by each element."""
+        return 1 / max(self.divisor, 1)
+
+    @cached_property
+    def log_p(self) -> Floats:
+        """Its logarithm: NaN for a negative target."""
+        return self.y if self.log_target else np.log(self.y)
+
+    @cached_property
+    def terms(self) -> Floats:
+        """Size of what the probability is multiplied by; an infinity or a NaN is exact and counts nothing."""
+        terms = np.abs(self.log_p) + np.abs(self.x) + 1
+        return np.where(np.isfinite(terms), terms, 0.0)
+
+    def rounded(self, values: Floats | float) -> Floats:
+        """Values rounded to the dtype in which the case is computed, infinite where they are too large for it."""
+        if self.dtype == "bfloat16":
+            return self.flushed(from_bfloat16_bits(to_bfloat16_bits(np.asarray(values))).astype(np.float64))
+        return self.flushed(np.asarray(values).astype(self.dtype).astype(np.float64))
+
+    def flushed(self, values: Floats) -> Floats:
+        """Values with zeros for the subnormal numbers, if these are flushed; otherwise as they are."""
+        return np.where(np.abs(values) < self.tiny, 0.0, values) if self.flush else values
+
+    def with_flush(self) -> "Elements":
+        """The same elements as a library sees them for which subnormal numbers count as zero."""
+        flushing = replace(self, flush=True)
+        return replace(flushing, x=flushing.flushed(self.x), y=flushing.flushed(self.y))
+
+    def formula(self, quantity: str) -> Floats:
+        """PyTorch's formula, or the derivative of it that PyTorch's autograd computes."""
+        if quantity == "input":
+            return -self.p
+        if self.log_target:
+            loss: Floats = self.p * (self.y - self.x)
+            return loss if quantity == "loss" else loss + self.p
+        if quantity == "target":
+            return np.where(self.y == 0, np.nan, self.log_p + self.y / self.y - self.x)
+        return np.where(self.y == 0, 0.0, self.rounded(self.y * self.log_p)) - self.rounded(self.y * self.x)
+
+
+def _divisor(case: Case) -> int:
+    """How many elements or rows the reduction of a case averages over."""
+    shape = case.input.values.shape
+    if case.reduction == "mean":
+        return int(np.prod(shape, dtype=int))
+    return shape[0] if case.reduction == "batchmean" and shape else 1

@@ -1,0 +1,36 @@
+"""``kldiv_xp`` on array-api-strict, which has nothing but what the standard promises."""
+
+from typing import Any
+
+import array_api_strict as xp
+import numpy as np
+
+from conformance.corpus import Case
+from conformance.implementation import Outcome, Result, as_result
+from conformance.implementations.closed_form import ClosedForm
+
+
+class KLDivXP(ClosedForm):
+    """Arrays of array-api-strict, in its strictest settings."""
+
+    missing_dtypes = ("float16", "bfloat16")
+
+    def __init__(self, convention: str) -> None:
+        super().__init__("kldiv_xp array-api-strict", convention)
+
+    def version(self) -> str:
+        """Version of array-api-strict."""
+        return f"array-api-strict {xp.__version__}"
+
+    def namespace(self) -> Any:
+        """Namespace of array-api-strict."""
+        return xp
+
+    def result(self, array: Any) -> Result:
+        """Result of an array."""
+        return as_result(np.asarray(array), array.dtype)
+
+    def compute(self, case: Case) -> Outcome:
+        """Outcome without boolean indexing and data-dependent shapes, which lazy libraries lack."""
+        with xp.ArrayAPIStrictFlags(boolean_indexing=False, data_dependent_shapes=False, enabled_extensions=()):
+            return super().compute(case)

@@ -1,0 +1,45 @@
+"""``kldiv_xp`` on a library without autodiff: the gradients come from ``kl_div_value_and_grad``."""
+
+from abc import abstractmethod
+from typing import Any
+
+from conformance.corpus import Case, Operand
+from conformance.implementation import Implementation, Outcome, Result, UnsupportedError
+from kldiv_xp import kl_div, kl_div_value_and_grad
+
+
+class ClosedForm(Implementation):
+    """Base of the adapters: they say how an operand becomes an array of the library, and back."""
+
+    missing_dtypes: tuple[str, ...] = ("bfloat16",)
+
+    @abstractmethod
+    def namespace(self) -> Any:
+        """Array namespace of the library."""
+
+    @abstractmethod
+    def result(self, array: Any) -> Result:
+        """Result of an array of the library."""
+
+    def given(self, operand: Operand) -> Any:
+        """Operand as an array of the library."""
+        if not operand.is_array:
+            return operand.values
+        if operand.dtype in self.missing_dtypes:
+            raise UnsupportedError(f"the library has no {operand.dtype}")
+        return self.namespace().asarray(operand.values)
+
+    def compute(self, case: Case) -> Outcome:
+        """Loss from ``kl_div``, gradients from the closed form."""
+        arguments: tuple[Any, ...] = self.given(case.input), self.given(case.target), case.reduction, case.log_target
+        loss = kl_div(*arguments, convention=self.convention)  # type: ignore[arg-type]
+        gradients: dict[str, Result] = {}
+        if case.gradients:
+            _, both = kl_div_value_and_grad(
+                *arguments,
+                convention=self.convention,  # type: ignore[arg-type]
+                argnums=(0, 1),
+                cotangent=self.namespace().ones_like(loss),
+            )
+            gradients = {name: self.result(both[i]) for i, name in enumerate(("input", "target"))}
+        return Outcome(self.result(loss), gradients)

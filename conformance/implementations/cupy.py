@@ -1,0 +1,38 @@
+"""``kldiv_xp`` on CuPy."""
+
+from importlib.util import find_spec
+from typing import Any
+
+from conformance.implementation import Result, as_result
+from conformance.implementations.closed_form import ClosedForm
+
+
+class KLDivXP(ClosedForm):
+    """CuPy arrays, on the current CUDA device."""
+
+    def __init__(self, convention: str) -> None:
+        super().__init__("kldiv_xp cupy", convention)
+
+    def version(self) -> str:
+        """Version of CuPy."""
+        import cupy
+
+        return f"cupy {cupy.__version__}"
+
+    def not_run(self) -> str | None:
+        """Reason if there is no CuPy, or nothing that it could run on."""
+        if find_spec("cupy") is None:
+            return "no CUDA device (and cupy is not installed)"
+        import cupy
+
+        return None if cupy.cuda.is_available() else "no CUDA device"
+
+    def namespace(self) -> Any:
+        """CuPy's namespace."""
+        import array_api_compat.cupy
+
+        return array_api_compat.cupy
+
+    def result(self, array: Any) -> Result:
+        """Result of an array."""
+        return as_result(array.get(), array.dtype)
