@@ -162,6 +162,7 @@ def _random(b: Builder) -> None:
         _add_distributions(b, rng, few, 1.0, dtypes)
     for shape, dtype in itertools.product([(100, 1000), (1000, 1000)], ("float32", "float64", "float16")):
         _add_large(b, shape, dtype)
+    _add_large(b, (12500, 80), "float16")  # enough rows for a sum that float16 cannot hold
 
 
 def _add_distributions(
@@ -204,7 +205,8 @@ def _add_large(b: Builder, shape: tuple[int, int], dtype: str) -> None:
 
 def _store_log_sums(b: Builder, seed: int, shape: tuple[int, int]) -> str:
     name = f"random/{shape[0]}x{shape[1]}/log_sums/{seed}"
-    b.arrays[name] = np.log(np.exp(corpus.logits(seed, shape)).sum(axis=-1, keepdims=True))
+    log_sums = np.log(np.exp(corpus.logits(seed, shape) / corpus.LOGIT_UNIT).sum(axis=-1, keepdims=True))
+    b.arrays[name] = np.rint(log_sums * corpus.LOGIT_UNIT).astype(np.int32)
     return name
 
 

@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 FORMAT = 1
+LOGIT_UNIT = 4096
 PATH = Path(__file__).with_name("corpus.npz")
 
 Values = npt.NDArray[Any]
@@ -165,13 +166,13 @@ def _probabilities(spec: dict[str, Any], _: Mapping[str, Values]) -> Values:
 
 
 def _log_probabilities(spec: dict[str, Any], arrays: Mapping[str, Values]) -> Values:
-    """Rows of log-softmax: dyadic logits less the logarithm of their sum of exponentials, which is data."""
-    return logits(spec["seed"], tuple(spec["shape"])) - arrays[spec["log_sums"]]
+    """Rows of log-softmax: logits less the logarithm of their sum of exponentials, which is data."""
+    return (logits(spec["seed"], tuple(spec["shape"])) - arrays[spec["log_sums"]]) / LOGIT_UNIT
 
 
-def logits(seed: int, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
-    """Uniform multiples of 2**-12 in [-8, 8)."""
-    return _random_integers(seed, shape, bits=16).astype(np.float64) / 4096 - 8
+def logits(seed: int, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
+    """Uniform logits in [-8, 8), in units of one over ``LOGIT_UNIT``."""
+    return _random_integers(seed, shape, bits=16).astype(np.int64) - 8 * LOGIT_UNIT
 
 
 RECIPES: dict[str, Callable[[dict[str, Any], Mapping[str, Values]], Values]] = {

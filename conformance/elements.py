@@ -29,6 +29,7 @@ class Elements:
     y: Floats
     log_target: bool
     dtype: str
+    reduction: str
     divisor: int
     flush: bool = False
     """Whether subnormal numbers count as zero, as they do for some libraries."""
@@ -39,7 +40,7 @@ class Elements:
         # The result of mixed dtypes is no better than the coarser one: PyTorch rounds y log y to the dtype of y.
         dtype = max(str(case.input.dtype), str(case.target.dtype), key=_EPS.__getitem__)
         x, y = (np.asarray(operand.values, np.float64) for operand in (case.input, case.target))
-        return Elements(x, y, case.log_target, dtype, _divisor(case))
+        return Elements(x, y, case.log_target, dtype, case.reduction, _divisor(case))
 
     @property
     def eps(self) -> float:

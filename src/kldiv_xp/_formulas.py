@@ -44,9 +44,10 @@ def _edge(x: Array, y: Array, log_target: bool, convention: Convention, xp: Name
         return (y == -xp.inf) & ~xp.isnan(x) if convention == "limit" else None
     if convention == "oneflow":
         return y <= 0.0
-    if convention == "torch":
-        return (y == 0.0) & xp.isfinite(x)
-    return (y == 0.0) & ~xp.isnan(x)
+    # Not y == 0.0: LLVM, on which XLA builds, may compare the bits of a number that was a bfloat16 before. A subnormal
+    # is not zero then, but its logarithm is -inf, and the loss NaN. See https://github.com/llvm/llvm-project/issues/185240.
+    zero = y + y == 0.0
+    return zero & (xp.isfinite(x) if convention == "torch" else ~xp.isnan(x))
 
 
 def _without_edge(edge: Array, x: Array, y: Array, log_target: bool, xp: Namespace) -> tuple[Array, Array]:
@@ -76,5 +77,5 @@ def _y_log_y(y: Array, xp: Namespace) -> Array:
 def _derivatives_off_edge(x: Array, y: Array, log_target: bool, xp: Namespace) -> tuple[Array, Array]:
     if log_target:
         p = xp.exp(y)
-        return -p, p * (y - x + 1.0)
+        return -p, p * (y - x) + p
     return -y, xp.log(y) - x + 1.0

@@ -1,0 +1,253 @@
+"""The suite itself: it catches what is wrong, lets pass what is right, and refuses a corpus that is damaged."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pytest import MonkeyPatch
+
+import conformance.__main__ as command
+from conformance import corpus
+from conformance.build_corpus import build
+from conformance.corpus import Case, Operand
+from conformance.elements import Elements
+from conformance.implementation import Implementation, Outcome, Result
+from conformance.implementations import CONVENTIONS, numpy, reference, torch
+from conformance.judge import Comparison, Verdict, judge, tolerance
+from conformance.ledger import DEVIATIONS, REFUSALS
+from conformance.run import judge_implementation
+
+CASES = corpus.load().cases
+
+
+def differences(implementation: Implementation) -> list[Comparison]:
+    judgement = judge_implementation(implementation, CASES)
+    return [comparison for comparison in judgement.comparisons if comparison.verdict == Verdict.DIFFERS]
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_the_unmutated_implementation_passes(convention: str) -> None:
+    assert differences(numpy.KLDivXP(convention)) == []
+
+
+def _negate(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args, **kwargs: -function(*args, **kwargs)
+
+
+def _one_more_row(function: Callable[..., int]) -> Callable[..., int]:
+    return lambda shape, reduction: function(shape, reduction) + (reduction == "batchmean")
+
+
+def _rows_for_mean(function: Callable[..., int]) -> Callable[..., int]:
+    return lambda shape, reduction: function(shape, "batchmean" if reduction == "mean" else reduction)
+
+
+def _no_edge(_: object) -> Callable[..., None]:
+    return lambda *args: None
+
+
+def _clamped_edge(_: object) -> Callable[..., Any]:
+    """Zero for all that is smaller than OneFlow's bound of the logarithm."""
+    return lambda x, y, log_target, convention, xp: None if log_target else y < 1e-20
+
+
+def _edge_with_nan(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The accident of old PyTorch: NaN > 0 is false."""
+    return lambda x, y, log_target, convention, xp: (
+        function(x, y, log_target, convention, xp) if log_target else ~(y > 0)
+    )
+
+
+def _no_widening(_: object) -> Callable[..., Any]:
+    return lambda dtype, xp: dtype
+
+
+def _narrowing(_: object) -> Callable[..., Any]:
+    return lambda dtype, xp: np.dtype(np.float16)
+
+
+def _single_precision(_: object) -> Callable[..., Any]:
+    """As OneFlow takes the logarithm of a float64."""
+    return lambda dtype, xp: np.dtype(np.float32)
+
+
+def _float64_result(_: object) -> Callable[..., Any]:
+    return lambda input, target, xp: np.dtype(np.float64)
+
+
+def _without_one(function: Callable[..., Any]) -> Callable[..., Any]:
+    def derivatives(x: Any, y: Any, **options: Any) -> Any:
+        by_x, by_y = function(x, y, **options)
+        return by_x, by_y - 1
+
+    return derivatives
+
+
+def _swapped(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda x, y, **options: function(y, x, **options)
+
+
+def _ignores_log_target(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda x, y, *, log_target, **options: function(x, y, log_target=False, **options)
+
+
+def _binary_logarithm(_: object) -> Callable[..., Any]:
+    return lambda x, y, log_target, convention, xp: xp.exp(y) * (y - x) if log_target else y * (xp.log2(y) - x)
+
+
+def _running_sum(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A running total in float16, where the reduction is one."""
+
+    def reduce(elements: Any, reduction: str, xp: Any) -> Any:
+        return function(elements.astype(np.float16), reduction, xp) if reduction != "none" else elements
+
+    return reduce
+
+
+MUTATIONS = {
+    "a sign": ("_loss.loss_elements", _negate),
+    "a sign of the gradients": ("_loss.loss_derivatives", lambda f: lambda *a, **k: tuple(-g for g in f(*a, **k))),
+    "a batch too large by one": ("_loss._divisor", _one_more_row),
+    "mean over the batch only": ("_loss._divisor", _rows_for_mean),
+    "a dropped mask": ("_formulas._edge", _no_edge),
+    "a mask too wide": ("_formulas._edge", _clamped_edge),
+    "a NaN target swallowed": ("_formulas._edge", _edge_with_nan),
+    "float16 accumulation": ("_loss._reduce", _running_sum),
+    "float16 not widened": ("_loss.computing_dtype", _no_widening),
+    "computed in float16": ("_loss.computing_dtype", _narrowing),
+    "computed in float32": ("_loss.computing_dtype", _single_precision),
+    "a result of another dtype": ("_loss.result_dtype", _float64_result),
+    "a missing term of the gradient": ("_loss.loss_derivatives", _without_one),
+    "swapped arguments": ("_loss.loss_elements", _swapped),
+    "log_target ignored": ("_loss.loss_elements", _ignores_log_target),
+    "a binary logarithm": ("_formulas._loss_off_edge", _binary_logarithm),
+}
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_a_mutated_implementation_is_caught(mutation: str, convention: str, monkeypatch: MonkeyPatch) -> None:
+    name, mutate = MUTATIONS[mutation]
+    module, _, function = f"kldiv_xp.{name}".rpartition(".")
+    original = getattr(__import__(module, fromlist=[function]), function)
+    monkeypatch.setattr(f"{module}.{function}", mutate(original))
+    assert differences(numpy.KLDivXP(convention))
+
+
+def example(input: Any, target: Any, reduction: str = "none", *, log_target: bool = False) -> Case:
+    operands = (Operand(np.asarray(values, np.float32), "float32") for values in (input, target))
+    return Case("example", "examples", *operands, reduction, log_target, ())
+
+
+def verdict(case: Case, loss: Any, implementation: Implementation | None = None) -> Comparison:
+    """Verdict on a loss that an implementation, by default one without deviations, is said to have given."""
+    outcome = Outcome(Result(np.asarray(loss, np.float32), "float32"))
+    judged_by = implementation or torch.TorchNN("cuda")
+    (comparison,) = judge(case, judged_by, outcome, reference(), reference().run(case))
+    return comparison
+
+
+def test_an_error_within_the_tolerance_agrees_and_twice_the_tolerance_differs() -> None:
+    case = example([-1.0, -2.0], [0.25, 0.75])
+    exact = np.asarray([0.25, 0.75]) * (np.log([0.25, 0.75]) - [-1.0, -2.0])
+    allowed = tolerance(case, Elements.of(case), "loss")
+    assert verdict(case, exact + 0.9 * allowed).verdict == Verdict.AGREES
+    assert verdict(case, exact + 2 * allowed).verdict == Verdict.DIFFERS
+    assert verdict(case, exact - 2 * allowed).verdict == Verdict.DIFFERS
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_nan_and_infinity_must_match_exactly(wrong: float) -> None:
+    case = example([-1.0], [0.5])
+    assert verdict(case, [wrong]).verdict == Verdict.DIFFERS
+
+
+def test_a_deviation_is_excused_only_with_the_value_that_the_ledger_states() -> None:
+    case = example([-1.0], [-0.5])  # NaN in PyTorch, 0 by the convention
+    oneflow = numpy.KLDivXP("oneflow")
+    assert verdict(case, [0.0], oneflow).ledger == ("negative-target",)
+    assert verdict(case, [0.25], oneflow).verdict == Verdict.DIFFERS
+    assert verdict(case, [0.0], numpy.KLDivXP("limit")).verdict == Verdict.DIFFERS
+
+
+def test_a_deviation_in_one_element_excuses_no_other() -> None:
+    case = example([-1.0, -1.0], [-0.5, 0.5])
+    right = 0.5 * (np.log(0.5) + 1)
+    oneflow = numpy.KLDivXP("oneflow")
+    assert verdict(case, [0.0, right], oneflow).verdict == Verdict.DEVIATES
+    assert verdict(case, [0.0, 2 * right], oneflow).verdict == Verdict.DIFFERS
+
+
+def test_a_deviation_is_carried_through_a_reduction() -> None:
+    case = example([-1.0, -1.0], [-0.5, 0.5], "sum")
+    right = 0.5 * (np.log(0.5) + 1)
+    oneflow = numpy.KLDivXP("oneflow")
+    assert verdict(case, right, oneflow).ledger == ("negative-target",)
+    assert verdict(case, 2 * right, oneflow).verdict == Verdict.DIFFERS
+
+
+def test_another_dtype_or_shape_differs() -> None:
+    case = example([-1.0], [0.5])
+    loss = reference().run(case).loss
+    assert loss is not None
+    for other in (Result(loss.values, "float64"), Result(loss.values[0], "float32")):
+        (comparison,) = judge(case, numpy.KLDivXP("torch"), Outcome(other), reference(), reference().run(case))
+        assert comparison.verdict == Verdict.DIFFERS
+
+
+def test_an_error_where_the_reference_has_a_result_differs() -> None:
+    case = example([-1.0], [0.5])
+    outcome = Outcome(error="ValueError: no")
+    (comparison,) = judge(case, numpy.KLDivXP("torch"), outcome, reference(), reference().run(case))
+    assert comparison.verdict == Verdict.DIFFERS
+
+
+def test_the_ids_of_the_ledger_are_unique_and_its_evidence_is_in_the_corpus() -> None:
+    entries = [*DEVIATIONS, *REFUSALS]
+    assert len({entry.id for entry in entries}) == len(entries)
+    cases = {case.id for case in CASES}
+    assert [entry.id for entry in entries if entry.evidence.split(";")[0].split(" ")[0] not in cases] == []
+
+
+def test_the_committed_corpus_is_what_its_program_builds() -> None:
+    built = build()
+    assert [case["id"] for case in built.cases] == [case.id for case in CASES]
+
+
+def test_a_damaged_corpus_is_refused(tmp_path: Path) -> None:
+    copy = tmp_path / "corpus.npz"
+    with np.load(corpus.PATH) as file:
+        arrays = dict(file)
+    name = next(name for name in arrays if name.startswith("real/student"))
+    arrays[name] = arrays[name] + 1
+    np.savez(copy, **arrays)
+    with pytest.raises(ValueError, match="damaged"):
+        corpus.load(copy)
+
+
+@pytest.mark.parametrize("bits", [0x0001, 0x007F, 0x0080, 0x3F80, 0x3F81, 0x7F7F, 0x7F80, 0xFF80, 0x8000])
+def test_bfloat16_survives_the_way_through_float32(bits: int) -> None:
+    there = corpus.from_bfloat16_bits(np.asarray([bits], np.uint16))
+    assert corpus.to_bfloat16_bits(there).tolist() == [bits]
+
+
+def test_bfloat16_is_rounded_to_even() -> None:
+    values = np.asarray([1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-20], np.float32)
+    assert corpus.from_bfloat16_bits(corpus.to_bfloat16_bits(values)).tolist() == [1.0, 1 + 2**-6, 1 + 2**-7]
+
+
+def test_the_command_exits_with_zero_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = tmp_path / "report.json"
+    status = command.main(["-i", "kldiv_xp numpy", "-i", "cupy", "-g", "documentation", "--json", str(report)])
+    printed = capsys.readouterr().out
+    assert status == 0
+    assert "0 differs" in printed
+    assert "no CUDA device" in printed
+    assert '"label": "kldiv_xp numpy [oneflow]"' in report.read_text(encoding="utf-8")
+
+
+def test_the_command_says_which_implementations_there_are() -> None:
+    with pytest.raises(SystemExit, match="kldiv_xp numpy"):
+        command.main(["-i", "no such"])

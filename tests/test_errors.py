@@ -1,0 +1,265 @@
+"""What cannot be meant is refused, before any arithmetic, with an error that names what was given."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kldiv_xp import KLDivLoss, kl_div, kl_div_value_and_grad
+from tests import backends
+from tests.backends import REDUCTIONS, array
+
+
+def _loss(
+    input: Any, target: Any, reduction: Any = "mean", log_target: Any = False, convention: Any = "oneflow"
+) -> Any:
+    return kl_div(input, target, reduction, log_target, convention=convention)
+
+
+def _gradient(
+    input: Any, target: Any, reduction: Any = "mean", log_target: Any = False, convention: Any = "oneflow"
+) -> Any:
+    return kl_div_value_and_grad(input, target, reduction, log_target, convention=convention)
+
+
+def _value(
+    input: Any, target: Any, reduction: Any = "mean", log_target: Any = False, convention: Any = "oneflow"
+) -> Any:
+    return KLDivLoss(reduction, log_target, convention=convention)(input, target)
+
+
+every_form = pytest.mark.parametrize("call", [_loss, _gradient, _value])
+Form = Callable[..., Any]
+
+
+class TestOptions:
+    @every_form
+    @pytest.mark.parametrize("given", ["median", "Mean", "", None, 0, ["mean"]])
+    def test_an_unknown_reduction_is_answered_with_the_choices(self, call: Form, given: Any) -> None:
+        with pytest.raises(ValueError, match=r"reduction must be one of 'none', 'mean', 'sum', 'batchmean'; got ") as e:
+            call(np.zeros(2), np.ones(2), reduction=given)
+        assert repr(given) in str(e.value)
+
+    @every_form
+    @pytest.mark.parametrize("given", ["pytorch", "Torch", "", None, 0])
+    def test_an_unknown_convention_is_answered_with_the_choices(self, call: Form, given: Any) -> None:
+        with pytest.raises(ValueError, match=r"convention must be one of 'oneflow', 'torch', 'limit'; got ") as e:
+            call(np.zeros(2), np.ones(2), convention=given)
+        assert repr(given) in str(e.value)
+
+    @every_form
+    @pytest.mark.parametrize("given", [None, 0, 1, "False", np.True_])
+    def test_log_target_is_a_bool_and_nothing_like_it(self, call: Form, given: Any) -> None:
+        with pytest.raises(TypeError, match=r"log_target must be True or False, got ") as e:
+            call(np.zeros(2), np.ones(2), log_target=given)
+        assert repr(given) in str(e.value)
+        assert type(given).__name__ in str(e.value)
+
+    @pytest.mark.parametrize("given", [{"reduction": "sun"}, {"convention": "onnx"}, {"log_target": 1}])
+    def test_a_loss_refuses_its_options_when_it_is_made(self, given: Any) -> None:
+        with pytest.raises((ValueError, TypeError), match=next(iter(given))):
+            KLDivLoss(**given)
+
+
+class TestShapes:
+    @every_form
+    @pytest.mark.parametrize(
+        ("shape", "other"),
+        [
+            ((5, 1), (5,)),
+            ((5,), (5, 1)),
+            ((2, 3), (3,)),
+            ((2, 3), (1, 3)),
+            ((2, 3), (3, 2)),
+            ((4,), (5,)),
+            ((), (1,)),
+            ((0, 2), (2, 0)),
+            ((0,), (1,)),
+        ],
+    )
+    def test_shapes_are_never_broadcast(
+        self, xp: Any, call: Form, shape: tuple[int, ...], other: tuple[int, ...]
+    ) -> None:
+        with pytest.raises(ValueError, match="same shape") as e:
+            call(array(xp, np.zeros(shape)), array(xp, np.ones(other)))
+        assert f"{shape} and {other}" in str(e.value)
+
+
+class TestDtypes:
+    @every_form
+    @pytest.mark.parametrize("position", [0, 1], ids=["input", "target"])
+    @pytest.mark.parametrize("dtype", ["int32", "int64", "uint8", "bool", "complex64", "complex128"])
+    def test_only_real_floating_numbers_are_taken(self, xp: Any, call: Form, dtype: str, position: int) -> None:
+        arrays = [array(xp, [0.5, 0.5]), array(xp, [0.5, 0.5])]
+        arrays[position] = xp.asarray(np.ones(2, dtype))
+        with pytest.raises(TypeError, match="real floating") as e:
+            call(*arrays)
+        assert ("input", "target")[position] in str(e.value)
+        assert dtype in str(e.value)
+
+
+class TestWhatIsNoArray:
+    @every_form
+    @pytest.mark.parametrize("position", [0, 1], ids=["input", "target"])
+    @pytest.mark.parametrize(
+        ("given", "name"),
+        [
+            ([0.5, 0.5], "list"),
+            ((0.5, 0.5), "tuple"),
+            (0.5, "float"),
+            (1, "int"),
+            (None, "NoneType"),
+            ("0.5", "str"),
+            (memoryview(b"ab"), "memoryview"),
+        ],
+    )
+    def test_it_is_refused_by_the_name_of_its_type(
+        self, xp: Any, call: Form, given: Any, name: str, position: int
+    ) -> None:
+        arrays = [array(xp, [0.5, 0.5]), array(xp, [0.5, 0.5])]
+        arrays[position] = given
+        with pytest.raises(TypeError, match=f"{('input', 'target')[position]} must be an array.*got {name};"):
+            call(*arrays)
+
+    def test_two_scalars_are_not_two_arrays(self) -> None:
+        with pytest.raises(TypeError, match=r"input must be an array.*got float"):
+            kl_div(-1.0, 0.5)
+
+
+INSTALLED = [name for name in backends.NAMES if not isinstance(backends.load(name), str)]
+MIXED = [
+    (one, other)
+    for one in INSTALLED
+    for other in INSTALLED
+    if one != other and {one, other} != {"numpy", "jax.numpy"}  # the one mixture that is taken
+]
+
+
+class TestLibraries:
+    @every_form
+    @pytest.mark.parametrize(("one", "other"), MIXED)
+    def test_two_of_them_are_not_mixed(self, call: Form, one: str, other: str) -> None:
+        x, y = (array(backends.load(name), [0.5, 0.5], "float32") for name in (one, other))
+        with pytest.raises(TypeError, match="input and target must come from one array library") as e:
+            call(x, y)
+        for given in (x, y):
+            assert f"{type(given).__module__}.{type(given).__qualname__}" in str(e.value)
+
+    @pytest.mark.parametrize("position", [0, 1], ids=["input", "target"])
+    @pytest.mark.parametrize("reduction", REDUCTIONS)
+    def test_numpy_beside_jax_is_taken_as_jax_takes_it(self, position: int, reduction: Any) -> None:
+        jax = pytest.importorskip("jax")
+        of_numpy = [np.asarray([-0.5, -1.0], np.float32), np.asarray([0.5, 0.25], np.float32)]
+        of_jax = [jax.numpy.asarray(x) for x in of_numpy]
+        x, y = (of_numpy[i] if i == position else of_jax[i] for i in (0, 1))
+        loss = kl_div(x, y, reduction)
+        assert isinstance(loss, jax.Array)
+        np.testing.assert_array_equal(loss, kl_div(of_jax[0], of_jax[1], reduction))
+
+
+class TestArgnums:
+    @pytest.mark.parametrize(
+        "given",
+        [2, -1, (), (0, 0), (0, 1, 0), (0, 2), None, "0", (None,), 0.0, (1.0,), [0, 1], {0}, np.asarray([0, 1])],
+    )
+    def test_it_is_0_or_1_or_a_tuple_of_these(self, given: Any) -> None:
+        with pytest.raises(ValueError, match="argnums must be 0") as e:
+            kl_div_value_and_grad(np.zeros(2), np.ones(2), argnums=given)
+        assert repr(given) in str(e.value)
+
+
+class TestCotangent:
+    def test_an_unreduced_loss_needs_one(self, xp: Any) -> None:
+        x = array(xp, np.zeros((2, 3)))
+        with pytest.raises(ValueError, match=r"cotangent of the loss's shape \(2, 3\)"):
+            kl_div_value_and_grad(x, x, "none")
+
+    @pytest.mark.parametrize(
+        ("reduction", "shape"),
+        [("none", (3, 2)), ("none", (3,)), ("none", (1, 3)), ("none", ()), ("sum", (2, 3)), ("mean", (1,))],
+    )
+    def test_it_has_the_shape_of_the_loss(self, xp: Any, reduction: Any, shape: tuple[int, ...]) -> None:
+        x = array(xp, np.zeros((2, 3)))
+        with pytest.raises(ValueError, match="cotangent must have the loss's shape") as e:
+            kl_div_value_and_grad(x, x, reduction, cotangent=array(xp, np.ones(shape)))
+        assert str((2, 3) if reduction == "none" else ()) in str(e.value)
+        assert f"got {shape}" in str(e.value)
+
+    def test_a_number_does_not_fit_an_unreduced_loss(self, xp: Any) -> None:
+        x = array(xp, np.zeros((2, 3)))
+        with pytest.raises(ValueError, match="cotangent"):
+            kl_div_value_and_grad(x, x, "none", cotangent=1.0)
+
+    @pytest.mark.parametrize("given", [[1.0], "1", 1j])
+    def test_it_is_an_array_or_a_real_number(self, xp: Any, given: Any) -> None:
+        x = array(xp, np.zeros((2, 3)))
+        with pytest.raises(TypeError, match=f"cotangent must be an array.*got {type(given).__name__}"):
+            kl_div_value_and_grad(x, x, "sum", cotangent=given)
+
+    @pytest.mark.parametrize("dtype", ["int64", "bool", "complex128"])
+    def test_it_is_real_and_floating(self, xp: Any, dtype: str) -> None:
+        x = array(xp, np.zeros((2, 3)))
+        with pytest.raises(TypeError, match=f"cotangent must have a real floating-point dtype, got .*{dtype}"):
+            kl_div_value_and_grad(x, x, "none", cotangent=xp.asarray(np.ones((2, 3), dtype)))
+
+    def test_it_comes_from_the_same_library(self, xp: Any) -> None:
+        name = "numpy" if xp.__name__ == "torch" else "torch"
+        x, cotangent = array(xp, np.zeros(2)), array(backends.load(name), np.ones(2))
+        with pytest.raises(TypeError, match="input and cotangent must come from one array library"):
+            kl_div_value_and_grad(x, x, "none", cotangent=cotangent)
+
+
+class TestDevices:
+    def test_pytorch(self) -> None:
+        torch = pytest.importorskip("torch")
+        with pytest.raises(ValueError, match="on one device, got meta and cpu"):
+            kl_div(torch.zeros(2, device="meta"), torch.ones(2))
+
+    def test_array_api_strict(self) -> None:
+        xp = pytest.importorskip("array_api_strict")
+        here, there = (xp.ones(2, device=xp.Device(name)) for name in ("device1", "device2"))
+        with pytest.raises(ValueError, match=r"on one device, got .*'device1'.* and .*'device2'"):
+            kl_div(here, there)
+        with pytest.raises(ValueError, match="input and cotangent must be on one device"):
+            kl_div_value_and_grad(here, here, "none", cotangent=there)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"target": (4,)},
+        {"target": 0.5},
+        {"dtype": "int64"},
+        {"reduction": "median"},
+        {"convention": "onnx"},
+        {"log_target": 1},
+        {"argnums": 2},
+        {"reduction": "none"},
+        {"cotangent": (4,)},
+        {"cotangent": "1"},
+    ],
+    ids=str,
+)
+def test_nothing_is_computed_before_all_arguments_are_accepted(wrong: dict[str, Any]) -> None:
+    # PyTorch can be asked to report every operation, and what is refused first for its tensors is so for all.
+    torch = pytest.importorskip("torch")
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Forbid(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(self, operation: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+            assert not any(isinstance(argument, torch.Tensor) for argument in args), f"{operation} was called"
+            return operation(*args, **(kwargs or {}))  # a question about dtypes
+
+    made = {name: torch.ones(value) if isinstance(value, tuple) else value for name, value in wrong.items()}
+    target = torch.ones(3, dtype=getattr(torch, made.pop("dtype", "float32")))
+    given = {"input": torch.zeros(3), "target": target, **made}
+    with Forbid():  # type: ignore[no-untyped-call]
+        if wrong.keys() <= {"cotangent", "argnums"} or wrong == {"reduction": "none"}:
+            with pytest.raises(AssertionError, match="was called"):  # the trap works: this much is accepted
+                kl_div(torch.zeros(3), torch.ones(3))
+        else:
+            with pytest.raises((ValueError, TypeError)):
+                kl_div(**given)
+        with pytest.raises((ValueError, TypeError)):
+            kl_div_value_and_grad(**given)

@@ -1,0 +1,264 @@
+"""PyTorch: autograd in all its modes, torch.func, torch.compile, autocast, and no look at a value."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import grad, hessian, jvp, vmap
+
+from kldiv_xp import KLDivLoss, kl_div, kl_div_value_and_grad
+from tests import exact
+from tests.backends import CONVENTIONS, REDUCTIONS, numbers
+
+EVERY_LOSS = [KLDivLoss(r, t, convention=c) for r, t, c in itertools.product(REDUCTIONS, [False, True], CONVENTIONS)]
+
+every_loss = pytest.mark.parametrize("loss", EVERY_LOSS, ids=str)
+
+# PyTorch compiles some of its formulas for forward mode with its own deprecated function.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+
+
+def tensors(log_target: bool, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs, and targets that are no zeros."""
+    x, y = torch.asarray(np.random.default_rng(2).normal(-1.0, 1.0, (2, 3, 4)), dtype=dtype).unbind()
+    return x, y if log_target else y.exp()
+
+
+def check_loss(loss: KLDivLoss, value: torch.Tensor, x: torch.Tensor, y: torch.Tensor, dtype: str) -> None:
+    a, b = numbers(x), numbers(y)
+    exactly = exact.losses(a, b, log_target=loss.log_target, convention=loss.convention)
+    within = exact.tolerances(a, b, torch, dtype, log_target=loss.log_target)
+    exact.assert_within(
+        value, exact.reduced(exactly, a.shape, loss.reduction), exact.total(within, a.shape, loss.reduction), dtype
+    )
+
+
+@every_loss
+def test_first_and_second_derivatives_are_those_of_finite_differences(loss: KLDivLoss) -> None:
+    x, y = (a.requires_grad_() for a in tensors(loss.log_target))
+    assert torch.autograd.gradcheck(loss, (x, y), check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(loss, (x, y))
+
+
+@every_loss
+def test_a_gradient_is_computed_for_what_requires_it_and_nothing_else(loss: KLDivLoss) -> None:
+    for wanted in itertools.product([False, True], repeat=2):
+        x, y = tensors(loss.log_target)
+        x.requires_grad_(wanted[0])
+        y.requires_grad_(wanted[1])
+        value = loss(x, y)
+        assert value.requires_grad is any(wanted)
+        if any(wanted):
+            value.sum().backward()  # type: ignore[no-untyped-call]
+        assert [a.grad is not None for a in (x, y)] == list(wanted)
+    with torch.no_grad():
+        assert not loss(x, y).requires_grad
+    with torch.inference_mode():
+        assert loss(x, y).is_inference()
+
+
+@pytest.mark.parametrize("narrow", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_gradient_has_the_dtype_of_its_argument(narrow: torch.dtype) -> None:
+    x, y = tensors(False)
+    x = x.to(narrow).requires_grad_()
+    value = kl_div(x, y.requires_grad_())
+    assert value.dtype == torch.float64
+    value.backward()  # type: ignore[no-untyped-call]
+    assert x.grad is not None
+    assert y.grad is not None
+    assert (x.grad.dtype, y.grad.dtype) == (narrow, torch.float64)
+
+
+@every_loss
+def test_functional_transformations_compose(loss: KLDivLoss) -> None:
+    x, y = tensors(loss.log_target)
+
+    def total(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return loss(a, b).sum()
+
+    ones = torch.ones_like(x) if loss.reduction == "none" else None
+    _, closed = kl_div_value_and_grad(
+        x, y, loss.reduction, loss.log_target, convention=loss.convention, argnums=(0, 1), cotangent=ones
+    )
+    by_x, by_y = grad(total, argnums=(0, 1))(x, y)
+    for argnum, (one, other) in enumerate(zip((by_x, by_y), closed, strict=True)):
+        agree(one, other, x, y, argnum, loss.log_target)
+    result: Any = jvp(total, (x, y), (torch.ones_like(x), torch.zeros_like(y)))
+    value, tangent = result
+    assert torch.equal(value, total(x, y))
+    torch.testing.assert_close(tangent, by_x.sum())
+    for row, a, b in zip(vmap(loss)(x, y), x, y, strict=True):
+        check_loss(loss, row, a, b, "float64")
+    per_sample = vmap(grad(total))(x, y)
+    assert per_sample.shape == x.shape
+    for row, a, b in zip(per_sample, x, y, strict=True):
+        agree(row, grad(total)(a, b), a, b, 0, loss.log_target)
+    second = hessian(total, argnums=(0, 1))(x, y)
+    assert second[0][1].shape == (*x.shape, *y.shape)
+    assert not second[0][0].any()  # linear in the input
+
+
+def agree(one: torch.Tensor, other: torch.Tensor, x: Any, y: Any, argnum: int, log_target: bool) -> None:
+    """Fail unless two gradients are the same within twice the tolerance of each."""
+    values = exact.derivative_tolerances(numbers(x), numbers(y), argnum, torch, "float64", log_target=log_target)
+    within = np.asarray([float(value) for value in values]).reshape(x.shape)
+    assert np.all(np.abs(numbers(one) - numbers(other)) <= 2 * within)
+
+
+class TestCompile:
+    # Warnings are errors, so these also check that the compiler has no doubts about what it finds in the library.
+
+    @pytest.fixture(autouse=True)
+    def _afresh(self) -> Any:
+        torch.compiler.reset()
+        yield
+        torch.compiler.reset()
+
+    @pytest.mark.parametrize(
+        "loss", [KLDivLoss(), KLDivLoss("none", convention="torch"), KLDivLoss("batchmean", True, convention="limit")]
+    )
+    @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+    def test_the_whole_loss_is_one_graph_with_the_same_result(self, dynamic: bool, loss: KLDivLoss) -> None:
+        compiled = torch.compile(loss, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+        for shape in ((3, 4), (5, 6)) if dynamic else ((3, 4),):
+            x, y = torch.asarray(np.random.default_rng(2).normal(-1.0, 1.0, (2, *shape)), dtype=torch.float32).unbind()
+            y = y if loss.log_target else y.exp()
+            results = []
+            for f in (loss, compiled):
+                a, b = x.clone().requires_grad_(), y.clone().requires_grad_()
+                value = f(a, b)
+                check_loss(loss, value, x, y, "float32")
+                value.sum().backward()  # type: ignore[no-untyped-call]
+                results.append((a.grad, b.grad))
+            for one, other in zip(*results, strict=True):
+                assert torch.equal(one, other)
+
+    # What Inductor imports at its first use calls this deprecated function of PyTorch's own.
+    @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+    def test_the_default_compiler_gives_the_same_loss_and_gradient(self) -> None:
+        loss = KLDivLoss("batchmean")
+        x, y = (a[:2] for a in tensors(False, torch.float32))  # two rows, so that dividing by them is exact
+        compiled = torch.compile(loss, fullgraph=True)
+        a = x.clone().requires_grad_()
+        value = compiled(a, y)
+        check_loss(loss, value, x, y, "float32")
+        value.backward()  # type: ignore[no-untyped-call]
+        assert a.grad is not None
+        _, closed = kl_div_value_and_grad(x, y, "batchmean")
+        np.testing.assert_array_equal(numbers(a.grad), numbers(closed))
+
+    def test_a_change_of_shape_does_not_compile_again_with_dynamic_shapes(self) -> None:
+        graphs = []
+
+        def count(graph: Any, _: Any) -> Any:
+            graphs.append(graph)
+            return graph
+
+        compiled = torch.compile(KLDivLoss("batchmean"), fullgraph=True, dynamic=True, backend=count)
+        for n in range(3, 8):
+            compiled(torch.zeros(n, n + 1), torch.ones(n, n + 1))
+        assert len(graphs) == 1
+
+
+class TestAutocast:
+    @pytest.mark.parametrize("reduction", REDUCTIONS)
+    @pytest.mark.parametrize("dtypes", list(itertools.product([torch.bfloat16, torch.float32], repeat=2)))
+    def test_the_result_is_float32_as_that_of_pytorch(self, dtypes: Any, reduction: Any) -> None:
+        x, y = (a.to(dtype) for a, dtype in zip(tensors(False), dtypes, strict=True))
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = kl_div(x, y, reduction)
+            assert loss.dtype == torch.float32
+            assert torch.nn.functional.kl_div(x, y, reduction="none").dtype == torch.float32
+        check_loss(KLDivLoss(reduction), loss, x, y, "float32")
+        assert kl_div(x, y, reduction).dtype == torch.promote_types(*dtypes)
+
+    def test_float64_stays_float64(self) -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            assert kl_div(*tensors(False)).dtype == torch.float64
+
+    def test_the_gradient_keeps_the_dtype_of_the_input(self) -> None:
+        x, y = tensors(False, torch.bfloat16)
+        with torch.autocast("cpu", torch.bfloat16):
+            kl_div(x.requires_grad_(), y, "sum").backward()  # type: ignore[no-untyped-call]
+        assert x.grad is not None
+        assert x.grad.dtype == torch.bfloat16
+        assert torch.equal(x.grad, -y)
+
+
+@every_loss
+def test_the_arguments_are_not_written_to(loss: KLDivLoss) -> None:
+    x, y = tensors(loss.log_target)
+    before = x.clone(), y.clone(), x._version, y._version
+    loss(x, y)
+    ones = torch.ones_like(x) if loss.reduction == "none" else None
+    kl_div_value_and_grad(
+        x, y, loss.reduction, loss.log_target, convention=loss.convention, argnums=(0, 1), cotangent=ones
+    )
+    assert (x._version, y._version) == before[2:]
+    assert torch.equal(x, before[0])
+    assert torch.equal(y, before[1])
+
+
+@every_loss
+def test_no_value_is_looked_at_on_fake_tensors(loss: KLDivLoss) -> None:
+    with FakeTensorMode():
+        x, y = torch.empty(3, 4, requires_grad=True), torch.empty(3, 4, requires_grad=True)
+        value = loss(x, y)
+        assert value.shape == ((3, 4) if loss.reduction == "none" else ())
+        value.sum().backward()  # type: ignore[no-untyped-call]
+        assert x.grad is not None
+        assert x.grad.shape == (3, 4)
+
+
+@every_loss
+def test_no_value_is_looked_at_on_the_meta_device(loss: KLDivLoss) -> None:
+    x = torch.empty(3, 4, device="meta")
+    value = loss(x, x)
+    assert value.device.type == "meta"
+    assert value.shape == (x.shape if loss.reduction == "none" else ())
+
+
+def test_a_parameter_is_a_tensor() -> None:
+    x, y = torch.nn.Parameter(torch.zeros(3)), torch.ones(3)
+    kl_div(x, y, "sum").backward()  # type: ignore[no-untyped-call]
+    assert x.grad is not None
+    assert torch.equal(x.grad, -y)
+
+
+def edge_grid(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    limits = torch.finfo(dtype)
+    edges = [
+        *(0.0, -0.0, limits.smallest_normal / 8, limits.tiny, 1e-30, 1e-10, 0.3, 1.0, 7.0, 1e4, limits.max),
+        *(np.inf, -np.inf, np.nan, -0.3, -1.0, -1e4, -limits.max),
+    ]
+    x, y = torch.asarray(list(itertools.product(edges, edges)), dtype=dtype).T.contiguous()
+    return x, y
+
+
+def random(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    rng = np.random.default_rng(9)
+    x, y = rng.normal(-3.0, 3.0, (2, 500, 400))
+    return torch.asarray(x, dtype=dtype), torch.asarray(np.exp(y) - 0.05, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("log_target", [False, True])
+@pytest.mark.parametrize("make", [edge_grid, random])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_the_convention_of_pytorch_is_that_of_pytorch_to_the_bit(
+    transposed: bool, make: Any, log_target: bool, dtype: torch.dtype
+) -> None:
+    x, y = make(dtype)
+    if transposed:
+        x, y = (a.reshape(a.shape[0] if a.ndim > 1 else 18, -1).T for a in (x, y))
+        assert not x.is_contiguous()
+    loss = kl_div(x, y, "none", log_target, convention="torch")
+    theirs = torch.nn.functional.kl_div(x, y, reduction="none", log_target=log_target)
+    assert loss.dtype == theirs.dtype
+    nan = loss.isnan()
+    assert torch.equal(nan, theirs.isnan())
+    bits = {torch.float32: torch.int32, torch.float64: torch.int64}[dtype]  # bits, for the sign of zero
+    assert torch.equal(loss[~nan].view(bits), theirs[~nan].view(bits))
