@@ -15,7 +15,6 @@ QUANTITIES = ("loss", "input", "target")
 
 _EPS = {"bfloat16": 2.0**-7, **{t: float(np.finfo(t).eps) for t in ("float16", "float32", "float64")}}
 _TINY = {"bfloat16": 2.0**-126, **{t: float(np.finfo(t).tiny) for t in ("float16", "float32", "float64")}}
-_MAX = {"bfloat16": (2 - 2.0**-7) * 2.0**127, **{t: float(np.finfo(t).max) for t in ("float16", "float32", "float64")}}
 
 
 @dataclass(frozen=True)
@@ -56,11 +55,6 @@ class Elements:
     def smallest(self) -> float:
         """Smallest subnormal number."""
         return _TINY[self.dtype] * _EPS[self.dtype]
-
-    @property
-    def largest(self) -> float:
-        """Largest finite number."""
-        return _MAX[self.dtype]
 
     @cached_property
     def p(self) -> Floats:

@@ -62,7 +62,7 @@ def _kldiv_xp(implementation: Implementation) -> bool:
 
 
 def _closed_form(implementation: Implementation) -> bool:
-    return isinstance(implementation, ClosedForm)
+    return isinstance(implementation, ClosedForm | jax.KLDivXP)
 
 
 def _pytorch(implementation: Implementation) -> bool:
@@ -75,10 +75,6 @@ def _xla_on_cpu(implementation: Implementation) -> bool:
 
 def _jitted(implementation: Implementation) -> bool:
     return isinstance(implementation, jax.KLDivXP) and implementation.jit
-
-
-def _not_jitted(implementation: Implementation) -> bool:
-    return _xla_on_cpu(implementation) and not _jitted(implementation)
 
 
 def _jitted_expanded_formula(implementation: Implementation) -> bool:
@@ -178,25 +174,6 @@ DEVIATIONS = (
         "log y + 1 - x is computed as (g log y) + (g y) / y - g x, with the gradient g of the sum: where g y"
         " underflows, up to all of the 1 is lost. In float16 that is so for ordinary numbers",
         "close/1e-2/float16/target/mean",
-    ),
-    Deviation(
-        "lost-one-to-a-flush",
-        _xla_on_cpu,
-        ("target",),
-        lambda e: _probability(e, (e.y >= e.tiny) & _subnormal(e, e.y * e.weight)),
-        lambda e: e.log_p - e.x,
-        "as lost-one: a subnormal g y is flushed to zero, and all of the 1 is lost",
-        "real/temperature-0.25/float32/target/mean",
-    ),
-    Deviation(
-        "lost-p-to-a-flush",
-        _not_jitted,
-        ("target",),
-        lambda e: e.log_target & (e.p >= e.tiny) & _subnormal(e, e.p * e.weight),
-        lambda e: e.formula("loss"),
-        "p (log p - x) + p is computed as g p (log p - x) + g p, and a subnormal g p is flushed to zero; jitted, the"
-        " second product and the sum are one operation",
-        "real/temperature-0.25/float32/log_target/mean",
     ),
     Deviation(
         "zero-target-gradient",

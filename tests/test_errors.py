@@ -172,7 +172,7 @@ class TestArgnums:
 class TestCotangent:
     def test_an_unreduced_loss_needs_one(self, xp: Any) -> None:
         x = array(xp, np.zeros((2, 3)))
-        with pytest.raises(ValueError, match=r"cotangent of the loss's shape \(2, 3\)"):
+        with pytest.raises(ValueError, match=r"cotangent must have the loss's shape, \(2, 3\) .* got none"):
             kl_div_value_and_grad(x, x, "none")
 
     @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ class TestCotangent:
     def test_it_comes_from_the_same_library(self, xp: Any) -> None:
         name = "numpy" if xp.__name__ == "torch" else "torch"
         x, cotangent = array(xp, np.zeros(2)), array(backends.load(name), np.ones(2))
-        with pytest.raises(TypeError, match="input and cotangent must come from one array library"):
+        with pytest.raises(TypeError, match="input, target and cotangent must come from one array library"):
             kl_div_value_and_grad(x, x, "none", cotangent=cotangent)
 
 
@@ -221,7 +221,7 @@ class TestDevices:
         here, there = (xp.ones(2, device=xp.Device(name)) for name in ("device1", "device2"))
         with pytest.raises(ValueError, match=r"on one device, got .*'device1'.* and .*'device2'"):
             kl_div(here, there)
-        with pytest.raises(ValueError, match="input and cotangent must be on one device"):
+        with pytest.raises(ValueError, match="input, target and cotangent must be on one device"):
             kl_div_value_and_grad(here, here, "none", cotangent=there)
 
 

@@ -234,7 +234,7 @@ for x, y in ((here, there), (there, here)):
 try:
     kl_div_value_and_grad(here, here, "none", cotangent=there)
 except ValueError as e:
-    assert "input and cotangent must be on one device" in str(e), e
+    assert "input, target and cotangent must be on one device" in str(e), e
 else:
     raise SystemExit("a cotangent on another device was taken")
 assert kl_div(there, there).devices() == {other}

@@ -1,16 +1,15 @@
 """What a caller passes, checked and made ready: arrays of one library, on one device, of floating dtype."""
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from array_api_compat import (
     array_namespace,
     is_array_api_obj,
-    is_array_api_strict_namespace,
     is_jax_array,
     is_jax_namespace,
     is_numpy_array,
-    is_numpy_namespace,
 )
 from array_api_compat import device as device_of
 
@@ -61,7 +60,7 @@ def computing_dtype(dtype: DType, xp: Namespace) -> DType:
 
 def quiet(xp: Namespace) -> AbstractContextManager[Any]:
     """Context in which the library computes NaN and infinity without a warning."""
-    computes_with_numpy = is_numpy_namespace(xp) or is_array_api_strict_namespace(xp)
+    computes_with_numpy = xp.__name__ in ("numpy", "array_api_compat.numpy", "array_api_strict")
     return _numpy.quiet() if computes_with_numpy else nullcontext()
 
 
@@ -82,8 +81,8 @@ def _one_library(given: dict[str, Any]) -> tuple[Namespace, dict[str, Array]]:
         return array_namespace(*given.values()), given
     except TypeError:
         raise TypeError(
-            f"{' and '.join(given)} must come from one array library, got"
-            f" {' and '.join(_type_name(x) for x in given.values())}; convert one of them"
+            f"{_listed(given)} must come from one array library, got {_listed(map(_type_name, given.values()))};"
+            " convert them to arrays of one"
         ) from None
 
 
@@ -104,3 +103,8 @@ def _placement(x: Array, xp: Namespace) -> Any:
 
 def _type_name(x: object) -> str:
     return f"{type(x).__module__}.{type(x).__qualname__}".removeprefix("builtins.")
+
+
+def _listed(names: Iterable[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}"

@@ -2,10 +2,15 @@
 
 import math
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
+from numbers import Real
 from typing import Any, TypeVar
+
+from array_api_compat import is_jax_namespace
 
 from kldiv_xp._arguments import check_same_shape, computing_dtype, quiet, result_dtype, take
 from kldiv_xp._formulas import loss_derivatives, loss_elements
+from kldiv_xp._jax import differentiable_loss_elements
 from kldiv_xp._options import Convention, Reduction, check_options
 
 Array = TypeVar("Array")
@@ -98,19 +103,19 @@ def kl_div(
     check_same_shape(x, y)
     dtype = result_dtype(x, y, xp)
     computing = computing_dtype(dtype, xp)
+    elements_of = differentiable_loss_elements if is_jax_namespace(xp) else partial(loss_elements, xp=xp)
     with quiet(xp):
-        elements = loss_elements(
+        elements = elements_of(
             xp.astype(x, computing, copy=False),
             xp.astype(y, computing, copy=False),
             log_target=log_target,
             convention=convention,
-            xp=xp,
         )
         loss: Array = xp.astype(_reduce(elements, reduction, xp), dtype, copy=False)
     return loss
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class KLDivLoss:
     """The loss with its options bound: an immutable value that is called with the two arrays.
 
@@ -196,11 +201,15 @@ def kl_div_value_and_grad(
     """
     check_options(reduction, log_target, convention)
     wanted = _wanted_gradients(argnums)
-    xp, (x, y) = take(input=input, target=target)
+    if cotangent is None or isinstance(cotangent, Real):
+        xp, (x, y) = take(input=input, target=target)
+        weight = None if cotangent is None else float(cotangent)
+    else:
+        xp, (x, y, weight) = take(input=input, target=target, cotangent=cotangent)
     check_same_shape(x, y)
+    _check_cotangent(weight, reduction, tuple(x.shape))
     loss = kl_div(x, y, reduction, log_target, convention=convention)
     computing = computing_dtype(result_dtype(x, y, xp), xp)
-    weight = _checked_cotangent(cotangent, x, reduction, computing, xp)
     with quiet(xp):
         derivatives = loss_derivatives(
             xp.astype(x, computing, copy=False),
@@ -209,6 +218,8 @@ def kl_div_value_and_grad(
             convention=convention,
             xp=xp,
         )
+        if weight is not None and not isinstance(weight, float):
+            weight = xp.astype(weight, computing, copy=False)
         gradients = [
             xp.astype(_weighted(derivatives[i], weight, reduction), (x, y)[i].dtype, copy=False) for i in wanted
         ]
@@ -217,29 +228,22 @@ def kl_div_value_and_grad(
 
 def _wanted_gradients(argnums: object) -> tuple[int, ...]:
     wanted = argnums if isinstance(argnums, tuple) else (argnums,)
-    if not wanted or len(set(wanted)) < len(wanted) or any(i not in (0, 1) for i in wanted):
+    if not wanted or any(type(i) is not int or i not in (0, 1) for i in wanted) or len(set(wanted)) < len(wanted):
         raise ValueError(f"argnums must be 0 (input), 1 (target) or (0, 1); got {argnums!r}")
     return wanted
 
 
-def _checked_cotangent(cotangent: Any, x: Any, reduction: Reduction, dtype: Any, xp: Any) -> Any | None:
-    """Cotangent of the loss of ``x`` as a number or an array of ``dtype``; ``None`` stands for one."""
-    shape = tuple(x.shape) if reduction == "none" else ()
-    if cotangent is None:
-        if reduction == "none":
-            raise ValueError(
-                f"reduction='none' needs a cotangent of the loss's shape {shape};"
-                " an array of ones gives the derivative of each element"
-            )
-        return None
-    if isinstance(cotangent, int | float) and shape == ():
-        return cotangent
-    _, (_, cotangent) = take(input=x, cotangent=cotangent)
-    if tuple(cotangent.shape) != shape:
+def _check_cotangent(cotangent: Any, reduction: Reduction, shape: tuple[int, ...]) -> None:
+    """Raise for an array or a number that has not the shape of the loss of arrays of ``shape``."""
+    if cotangent is None and reduction != "none":
+        return
+    wanted = shape if reduction == "none" else ()
+    given = None if cotangent is None else tuple(getattr(cotangent, "shape", ()))
+    if given != wanted:
         raise ValueError(
-            f"cotangent must have the loss's shape, {shape} for reduction={reduction!r}; got {tuple(cotangent.shape)}"
+            f"cotangent must have the loss's shape, {wanted} for reduction={reduction!r}; got"
+            f" {'none' if given is None else given}. An array of ones gives the derivative itself"
         )
-    return xp.astype(cotangent, dtype, copy=False)
 
 
 def _weighted(derivative: Any, weight: Any | None, reduction: Reduction) -> Any:

@@ -14,6 +14,6 @@ def check_options(reduction: str, log_target: bool, convention: str) -> None:
         raise TypeError(f"log_target must be True or False, got {log_target!r} of type {type(log_target).__name__}")
 
 
-def _check_choice(name: str, given: str, choices: tuple[str, ...]) -> None:
-    if given not in choices:
+def _check_choice(name: str, given: object, choices: tuple[str, ...]) -> None:
+    if not (isinstance(given, str) and given in choices):
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {given!r}")

@@ -23,6 +23,7 @@ def result_dtype(input: Any, target: Any) -> Any:
 
     # Not torch.result_type, which torch.compile cannot trace with dynamic shapes.
     dtype = torch.promote_types(input.dtype, target.dtype)
-    if torch.is_autocast_enabled(input.device.type):
+    kind = input.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         dtype = torch.promote_types(dtype, torch.float32)
     return dtype
