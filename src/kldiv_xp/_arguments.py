@@ -91,7 +91,7 @@ def _check_devices(arrays: dict[str, Array], xp: Namespace) -> None:
     known = [device for device in placements if device is not None]
     if any(device != known[0] for device in known):
         raise ValueError(
-            f"{' and '.join(arrays)} must be on one device, got {' and '.join(map(str, placements))}; move one of them"
+            f"{_listed(arrays)} must be on one device, got {_listed(map(str, placements))}; move them to one"
         )
 
 
