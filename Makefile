@@ -22,7 +22,7 @@ conformance-full: $(READY)  ## The same, with torch.compile over every case, too
 	$(BIN)/python -m conformance --all --json build/conformance.json
 
 test: $(READY)  ## Run the tests of the library and of the suite, with coverage
-	$(BIN)/python -m pytest src tests conformance/test_suite.py --cov --cov-report=term
+	$(BIN)/python -m pytest README.md src tests conformance/test_suite.py --cov --cov-report=term
 
 test-long: $(READY)  ## Run the property-based tests with 20,000 examples and more
 	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest tests/test_properties.py

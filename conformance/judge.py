@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 
 import numpy as np
 
@@ -42,6 +43,9 @@ class Comparison:
     """Largest error in units of the tolerance, over the elements that agree."""
     ledger: tuple[str, ...] = ()
     detail: str = ""
+    elements: int = 0
+    identical: int = 0
+    """Elements that are the same to the last bit, NaN for NaN."""
 
 
 def judge(
@@ -86,20 +90,20 @@ def _judge_quantity(
     elements = Elements.of(case)
     bound = tolerance(case, elements, quantity)
     errors = _errors(got.values, wanted.values, bound)
+    identical = int(np.count_nonzero(_same(got.values, wanted.values)))
+    comparison = partial(Comparison, case.id, case.group, quantity, elements=errors.size, identical=identical)
     differing = errors > 1
     largest = float(np.max(errors, where=~differing, initial=0))
     if not differing.any():
-        return Comparison(case.id, case.group, quantity, Verdict.AGREES, largest)
+        return comparison(Verdict.AGREES, largest)
     unexplained, ledger = differing, dict[str, None]()
     for side, result in ((implementation, got), (reference, wanted)):
         explained, ids = _explain(case, quantity, elements, deviations_of(side, quantity), result, bound, differing)
         unexplained = unexplained & ~explained
         ledger.update(dict.fromkeys(ids))
     if not unexplained.any():
-        return Comparison(case.id, case.group, quantity, Verdict.DEVIATES, largest, tuple(ledger))
-    return Comparison(
-        case.id, case.group, quantity, Verdict.DIFFERS, largest, detail=_describe(elements, unexplained, got, wanted)
-    )
+        return comparison(Verdict.DEVIATES, largest, tuple(ledger))
+    return comparison(Verdict.DIFFERS, largest, detail=_describe(elements, unexplained, got, wanted))
 
 
 def tolerance(case: Case, elements: Elements, quantity: str) -> Floats:

@@ -20,7 +20,8 @@ def print_report(judgements: Sequence[Judgement], groups: Sequence[str], referen
     console.print(_matrix(judgements, groups, reference))
     console.print(
         "agrees, [yellow]+deviates[/], [red]!differs[/], [dim]-unsupported or not run[/];"
-        " error: the largest of what agrees, in units of the tolerance\n",
+        " error: the largest of what agrees, in units of the tolerance;\n"
+        "same bits: share of the elements of unreduced float32 and float64 losses that equal the reference's\n",
         highlight=False,
     )
     console.print(_ledger(judgements))
@@ -61,6 +62,7 @@ def as_json(
                 "version": j.version,
                 "not_run": j.not_run,
                 "largest_error": j.largest_error,
+                "identical_share": j.identical_share,
                 "counts": {group: {verdict: j.count(verdict, group) for verdict in Verdict} for group in groups},
                 "comparisons": [_comparison_as_json(c) for c in j.comparisons if c.verdict != Verdict.AGREES],
             }
@@ -91,13 +93,14 @@ def _matrix(judgements: Sequence[Judgement], groups: Sequence[str], reference: s
     for group in groups:
         table.add_column(group, justify="right")
     table.add_column("error", justify="right")
+    table.add_column("same bits", justify="right")
     table.add_column("version", no_wrap=True)
     for j in judgements:
         if j.not_run is not None:
-            table.add_row(Text(j.label), *["-"] * len(groups), "-", f"not run: {j.not_run}", style="dim")
+            table.add_row(Text(j.label), *["-"] * len(groups), "-", "-", f"not run: {j.not_run}", style="dim")
         else:
             cells = [_cell(j, group) for group in groups]
-            table.add_row(Text(j.label), *cells, f"{j.largest_error:.2f}", j.version)
+            table.add_row(Text(j.label), *cells, f"{j.largest_error:.2f}", f"{j.identical_share:.2%}", j.version)
     return table
 
 

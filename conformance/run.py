@@ -38,6 +38,12 @@ class Judgement:
         """Largest error of what agrees, in units of the tolerance."""
         return max((c.error for c in self.comparisons if c.verdict == Verdict.AGREES), default=0.0)
 
+    @property
+    def identical_share(self) -> float:
+        """Share of the unreduced losses' elements, in float32 and float64, that are the reference's to the last bit."""
+        unreduced = [c for c in self.comparisons if c.quantity == "loss" and c.case in _unreduced_cases()]
+        return sum(c.identical for c in unreduced) / max(sum(c.elements for c in unreduced), 1)
+
 
 def judge_implementation(
     implementation: Implementation,
@@ -114,6 +120,14 @@ def _judge_label(label: str, groups: tuple[str, ...], everything: bool, ticks: "
 @cache
 def _corpus() -> Corpus:
     return load()
+
+
+@cache
+def _unreduced_cases() -> frozenset[str]:
+    """Cases without reduction whose operands are both float32, or both float64."""
+    dtypes = (("float32", "float32"), ("float64", "float64"))
+    cases = _corpus().cases
+    return frozenset(c.id for c in cases if c.reduction == "none" and (c.input.dtype, c.target.dtype) in dtypes)
 
 
 @cache

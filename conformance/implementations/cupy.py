@@ -3,6 +3,8 @@
 from importlib.util import find_spec
 from typing import Any
 
+import torch
+
 from conformance.implementation import Result, as_result
 from conformance.implementations.closed_form import ClosedForm
 
@@ -21,11 +23,9 @@ class KLDivXP(ClosedForm):
 
     def not_run(self) -> str | None:
         """Reason if there is no CuPy, or nothing that it could run on."""
-        if find_spec("cupy") is None:
-            return "no CUDA device (and cupy is not installed)"
-        import cupy
-
-        return None if cupy.cuda.is_available() else "no CUDA device"
+        if not torch.cuda.is_available():
+            return "no CUDA device"
+        return "cupy is not installed" if find_spec("cupy") is None else None
 
     def namespace(self) -> Any:
         """CuPy's namespace."""
