@@ -83,9 +83,15 @@ class Elements:
             return self.flushed(from_bfloat16_bits(to_bfloat16_bits(np.asarray(values))).astype(np.float64))
         return self.flushed(np.asarray(values).astype(self.dtype).astype(np.float64))
 
+    def subnormal(self, values: Floats) -> npt.NDArray[np.bool_]:
+        """Mask of the values that are subnormal in what ``kldiv_xp`` computes in: float32 for 16 bits."""
+        tiny = min(self.tiny, _TINY["float32"])
+        mask: npt.NDArray[np.bool_] = (values != 0) & (np.abs(values) < tiny)
+        return mask
+
     def flushed(self, values: Floats) -> Floats:
         """Values with zeros for the subnormal numbers, if these are flushed; otherwise as they are."""
-        return np.where(np.abs(values) < self.tiny, 0.0, values) if self.flush else values
+        return np.where(self.subnormal(values), 0.0, values) if self.flush else values
 
     def with_flush(self) -> "Elements":
         """The same elements as a library sees them for which subnormal numbers count as zero."""

@@ -1,6 +1,6 @@
 """The verdict on an outcome: whether it agrees with the reference and, if not, whether the ledger says why."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -10,15 +10,8 @@ import numpy as np
 from conformance.corpus import Case, Values
 from conformance.elements import Elements, Floats
 from conformance.implementation import Implementation, Outcome, Result
-from conformance.ledger import REFUSALS, Deviation, Mask, deviations_of
-
-K = 8
-"""Rounding errors of one element, in units of its magnitude times the machine epsilon, both sides taken together.
-
-The logarithm or the exponential is off by up to 4 units in the last place in the worst of the libraries (NumPy states
-4 for float32), by 1 in PyTorch; a subtraction, a product and a rounding to the final dtype add 1/2 each, on both sides.
-That makes 4 + 1 + 6/2 = 8. The same 8 holds for every implementation, dtype, quantity and reduction.
-"""
+from conformance.ledger import REFUSALS, Mask, deviations_of, promised_error
+from conformance.tolerance import tolerance
 
 
 class Verdict(StrEnum):
@@ -65,6 +58,9 @@ def judge(
 
 def _judge_refusal(case: Case, implementation: Implementation, outcome: Outcome, expected: Outcome) -> Comparison:
     detail = f"{outcome.error or 'a result'}; reference: {expected.error or 'a result'}"
+    kind = (outcome.error or "").partition(":")[0]
+    if implementation.convention is not None and outcome.error and kind != promised_error(case):
+        return Comparison(case.id, case.group, "loss", Verdict.DIFFERS, detail=detail)
     if outcome.error and expected.error:
         return Comparison(case.id, case.group, "loss", Verdict.AGREES, detail=detail)
     for refusal in REFUSALS:
@@ -88,7 +84,7 @@ def _judge_quantity(
         detail = f"{got.dtype}{got.values.shape}; reference: {wanted.dtype}{wanted.values.shape}"
         return Comparison(case.id, case.group, quantity, Verdict.DIFFERS, detail=detail)
     elements = Elements.of(case)
-    bound = tolerance(case, elements, quantity)
+    bound = tolerance(elements, quantity)
     errors = _errors(got.values, wanted.values, bound)
     identical = int(np.count_nonzero(_same(got.values, wanted.values)))
     comparison = partial(Comparison, case.id, case.group, quantity, elements=errors.size, identical=identical)
@@ -96,34 +92,19 @@ def _judge_quantity(
     largest = float(np.max(errors, where=~differing, initial=0))
     if not differing.any():
         return comparison(Verdict.AGREES, largest)
-    unexplained, ledger = differing, dict[str, None]()
-    for side, result in ((implementation, got), (reference, wanted)):
-        explained, ids = _explain(case, quantity, elements, deviations_of(side, quantity), result, bound, differing)
-        unexplained = unexplained & ~explained
-        ledger.update(dict.fromkeys(ids))
-    if not unexplained.any():
-        return comparison(Verdict.DEVIATES, largest, tuple(ledger))
+    ours = _statement(elements, quantity, implementation)
+    theirs = _statement(elements, quantity, reference)
+    explained = (
+        (_errors(got.values, _rounded(ours.values, got), bound) <= 1)
+        & (_errors(wanted.values, _rounded(theirs.values, wanted), bound) <= 1)
+        # Two statements within half the tolerance of each other explain no difference of more than the tolerance.
+        & (_errors(ours.values, theirs.values, bound) > 0.5)
+    )
+    unexplained = differing & ~explained
+    entries = (*ours.entries(differing), *theirs.entries(differing))
+    if entries and not unexplained.any():
+        return comparison(Verdict.DEVIATES, largest, entries)
     return comparison(Verdict.DIFFERS, largest, detail=_describe(elements, unexplained, got, wanted))
-
-
-def tolerance(case: Case, elements: Elements, quantity: str) -> Floats:
-    """Largest difference that rounding can make, for every element of a quantity.
-
-    An element is a probability ``p`` times its terms, ``|log p| + |x| + 1``. It suffers ``K`` roundings, each of them
-    relative (the machine epsilon times ``p``) or, should it underflow, absolute (the smallest subnormal number). A sum
-    suffers the sum of what its elements do. A gradient is multiplied by one over the reduction's divisor, which is
-    rounded, too.
-    """
-    eps, smallest, divisor = elements.eps, elements.smallest, max(elements.divisor, 1)
-    has_p = quantity != "target" or case.log_target
-    p = np.nan_to_num(np.abs(elements.p), posinf=0.0) if has_p else np.ones_like(elements.p)
-    terms = np.ones_like(elements.x) if quantity == "input" else elements.terms
-    each = (eps * p + smallest) * terms
-    if quantity != "loss":
-        return K * (each / divisor + smallest * (p * terms + 1))
-    if case.reduction == "none":
-        return K * (each + smallest)
-    return K * np.asarray((each + smallest).sum() / divisor + smallest)
 
 
 def _errors(got: Values, wanted: Values, bound: Floats) -> Floats:
@@ -138,37 +119,42 @@ def _same(a: Values, b: Values) -> Mask:
     return same
 
 
-def _explain(
-    case: Case,
-    quantity: str,
-    elements: Elements,
-    deviations: list[Deviation],
-    result: Result,
-    bound: Floats,
-    differing: Mask,
-) -> tuple[Mask, list[str]]:
-    """Where one side gives what its ledger entries say, and which entries those are.
+@dataclass(frozen=True)
+class _Statement:
+    """What an implementation should give for a quantity: the formula, but for its deviations."""
 
-    An entry whose statement is within half the tolerance of the formula explains nothing.
-    """
+    values: Floats
+    owners: Mapping[str, Mask]
+    """Ledger entries, with the elements for which their statement counts."""
+
+    def entries(self, differing: Mask) -> list[str]:
+        """Ledger entries that have a part in what differs."""
+        # A sum differs as a whole, its elements cannot be told apart.
+        return [entry for entry, mask in self.owners.items() if (mask & differing).any()]
+
+
+def _statement(elements: Elements, quantity: str, implementation: Implementation) -> _Statement:
+    deviations = deviations_of(implementation, quantity)
     seen = elements
     for deviation in deviations:
         seen = deviation.sees(seen) if deviation.sees else seen
-    formula, stated, masks = elements.formula(quantity), seen.formula(quantity), []
+    values, owners = seen.formula(quantity), dict[str, Mask]()
     for deviation in deviations:
-        masks.append(deviation.where(elements if deviation.sees else seen))
+        mask = deviation.where(elements if deviation.sees else seen)
         if deviation.instead:
-            stated = np.where(masks[-1], deviation.instead(seen), stated)
-    if quantity == "loss" and case.reduction != "none":
-        changed = ~_same(stated, formula)
-        formula, stated = (np.asarray(values.sum() / np.float64(elements.divisor)) for values in (formula, stated))
-    else:
-        changed = differing
+            values = np.where(mask, deviation.instead(seen), values)
+            owners = {entry: others & ~mask for entry, others in owners.items()}
+        owners[deviation.id] = mask
+    formula = elements.formula(quantity)
+    if quantity != "loss" or elements.reduction == "none":
         weight = 1.0 if quantity == "loss" else elements.weight
-        formula, stated = formula * weight, seen.flushed(stated * weight)
-    explained = (_errors(result.values, _rounded(stated, result), bound) <= 1) & (_errors(stated, formula, bound) > 0.5)
-    ids = [d.id for d, mask in zip(deviations, masks, strict=True) if (mask & changed & explained).any()]
-    return explained, ids
+        values, formula = seen.flushed(values * weight), formula * weight
+    # An entry that says what the formula says anyway has no part in any difference.
+    changed = ~_same(values, formula)
+    owners = {entry: mask & changed for entry, mask in owners.items()}
+    if quantity == "loss" and elements.reduction != "none":
+        values = np.asarray(values.sum() / np.float64(elements.divisor))
+    return _Statement(values, owners)
 
 
 def _rounded(values: Floats, like: Result) -> Values:

@@ -14,9 +14,10 @@ from conformance.corpus import Case, Operand
 from conformance.elements import Elements
 from conformance.implementation import Implementation, Outcome, Result
 from conformance.implementations import CONVENTIONS, numpy, reference, torch
-from conformance.judge import Comparison, Verdict, judge, tolerance
+from conformance.judge import Comparison, Verdict, judge
 from conformance.ledger import DEVIATIONS, REFUSALS, Deviation, Refusal
 from conformance.run import judge_implementation
+from conformance.tolerance import tolerance
 
 CASES = corpus.load().cases
 # Of the large arrays only those whose sum float16 cannot hold: the others take long, and show no mutation more.
@@ -111,6 +112,16 @@ def _running_sum(function: Callable[..., Any]) -> Callable[..., Any]:
     return reduce
 
 
+def _crash(_: object) -> Callable[..., Any]:
+    """An error, but not the promised one."""
+
+    def crash(input: Any, target: Any) -> None:
+        if input.shape != target.shape:
+            raise ZeroDivisionError
+
+    return crash
+
+
 MUTATIONS = {
     "a sign": ("_loss.loss_elements", _negate),
     "a sign of the gradients": ("_loss.loss_derivatives", lambda f: lambda *a, **k: tuple(-g for g in f(*a, **k))),
@@ -127,6 +138,7 @@ MUTATIONS = {
     "a missing term of the gradient": ("_loss.loss_derivatives", _without_one),
     "swapped arguments": ("_loss.loss_elements", _swapped),
     "log_target ignored": ("_loss.loss_elements", _ignores_log_target),
+    "a crash for a refusal": ("_loss.check_same_shape", _crash),
     "a binary logarithm": ("_formulas._loss_off_edge", _binary_logarithm),
 }
 
@@ -157,7 +169,7 @@ def verdict(case: Case, loss: Any, implementation: Implementation | None = None)
 def test_an_error_within_the_tolerance_agrees_and_twice_the_tolerance_differs() -> None:
     case = example([-1.0, -2.0], [0.25, 0.75])
     exact = np.asarray([0.25, 0.75]) * (np.log([0.25, 0.75]) - [-1.0, -2.0])
-    allowed = tolerance(case, Elements.of(case), "loss")
+    allowed = tolerance(Elements.of(case), "loss")
     assert verdict(case, exact + 0.9 * allowed).verdict == Verdict.AGREES
     assert verdict(case, exact + 2 * allowed).verdict == Verdict.DIFFERS
     assert verdict(case, exact - 2 * allowed).verdict == Verdict.DIFFERS
@@ -175,6 +187,26 @@ def test_a_deviation_is_excused_only_with_the_value_that_the_ledger_states() -> 
     assert verdict(case, [0.0], oneflow).ledger == ("negative-target",)
     assert verdict(case, [0.25], oneflow).verdict == Verdict.DIFFERS
     assert verdict(case, [0.0], numpy.KLDivXP("limit")).verdict == Verdict.DIFFERS
+
+
+@pytest.mark.parametrize("wrong", [7.0, -1e4, np.nan, 0.0])
+def test_a_deviation_of_the_reference_excuses_no_wrong_value(wrong: float) -> None:
+    case = next(case for case in CASES if case.id == "random/12500x80/recipe/float16/target/batchmean")
+    wanted = reference().run(case)
+    outcome = Outcome(Result(np.asarray(wrong, np.float16), "float16"))
+    (comparison,) = judge(case, numpy.KLDivXP("oneflow"), outcome, reference(), wanted)
+    assert comparison.verdict == Verdict.DIFFERS
+
+
+@pytest.mark.parametrize("wrong", [-777.0, np.nan, np.inf])
+def test_a_gradient_that_the_reference_gets_wrong_is_still_judged(wrong: float) -> None:
+    case = next(case for case in CASES if case.id == "real/temperature-4/float16/target/mean")
+    wanted, right = reference().run(case), numpy.KLDivXP("torch").run(case)
+    differing = right.gradients["target"].values != wanted.gradients["target"].values
+    spoiled = np.where(differing, np.float16(wrong), right.gradients["target"].values)
+    outcome = Outcome(right.loss, {**right.gradients, "target": Result(spoiled, "float16")})
+    verdicts = {c.quantity: c.verdict for c in judge(case, numpy.KLDivXP("torch"), outcome, reference(), wanted)}
+    assert verdicts == {"loss": Verdict.AGREES, "input": Verdict.AGREES, "target": Verdict.DIFFERS}
 
 
 def test_a_deviation_in_one_element_excuses_no_other() -> None:
@@ -216,9 +248,17 @@ def test_the_ids_of_the_ledger_are_unique_and_its_evidence_is_in_the_corpus() ->
     assert [entry.id for entry in entries if entry.evidence.split(";")[0].split(" ")[0] not in cases] == []
 
 
-def test_the_committed_corpus_is_what_its_program_builds() -> None:
+def test_the_committed_corpus_is_what_its_program_builds(tmp_path: Path) -> None:
     built = build()
-    assert [case["id"] for case in built.cases] == [case.id for case in CASES]
+    corpus.save(tmp_path / "corpus.npz", built.cases, built.operands, built.arrays)
+    with np.load(tmp_path / "corpus.npz") as new, np.load(corpus.PATH) as committed:
+        assert new["manifest"].tobytes() == committed["manifest"].tobytes()
+        for name in set(committed.files) - {"manifest", "digest"}:
+            assert new[name].dtype == committed[name].dtype
+            if name.startswith("real/"):  # training may take another path with another linear algebra library
+                assert new[name].shape == committed[name].shape
+            else:  # logarithms may differ in their last bits
+                np.testing.assert_array_max_ulp(new[name], committed[name], 4)
 
 
 def test_a_damaged_corpus_is_refused(tmp_path: Path) -> None:

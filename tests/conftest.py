@@ -21,9 +21,9 @@ lazy_xp_function(kl_div_value_and_grad)
 settings.register_profile(
     "default", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-# At least 20,000 examples in all: 12 properties on 5 libraries make 60 tests, of 350 examples each. The summary
+# At least 20,000 examples in all: 11 properties on 5 libraries make 55 tests, of 400 examples each. The summary
 # at the end of the run says how many it was.
-settings.register_profile("long", settings.get_profile("default"), max_examples=350)
+settings.register_profile("long", settings.get_profile("default"), max_examples=400)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 _examples = pytest.StashKey[int]()

@@ -205,7 +205,10 @@ class TestCotangent:
 
     def test_it_comes_from_the_same_library(self, xp: Any) -> None:
         name = "numpy" if xp.__name__ == "torch" else "torch"
-        x, cotangent = array(xp, np.zeros(2)), array(backends.load(name), np.ones(2))
+        other = backends.load(name)
+        if isinstance(other, str):
+            pytest.skip(other)
+        x, cotangent = array(xp, np.zeros(2)), array(other, np.ones(2))
         with pytest.raises(TypeError, match="input, target and cotangent must come from one array library"):
             kl_div_value_and_grad(x, x, "none", cotangent=cotangent)
 

@@ -23,9 +23,11 @@ class KLDivXP(ClosedForm):
 
     def not_run(self) -> str | None:
         """Reason if there is no CuPy, or nothing that it could run on."""
-        if not torch.cuda.is_available():
-            return "no CUDA device"
-        return "cupy is not installed" if find_spec("cupy") is None else None
+        if find_spec("cupy") is None:
+            return "cupy is not installed" if torch.cuda.is_available() else "no CUDA device"
+        import cupy
+
+        return None if cupy.cuda.is_available() else "no CUDA device"
 
     def namespace(self) -> Any:
         """CuPy's namespace."""

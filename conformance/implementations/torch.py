@@ -88,15 +88,18 @@ class KLDivXP(_Torch):
 
     def loss(self, case: Case) -> Callable[[Any, Any], torch.Tensor]:
         """Our module, compiled into one graph where asked for."""
-        return _module(case.reduction, case.log_target, str(self.convention), self.compile)
+        fullgraph = case.group != "refused"  # an error breaks the graph, so that it reaches the caller as it is
+        return _module(case.reduction, case.log_target, str(self.convention), self.compile, fullgraph)
 
 
 @cache
-def _module(reduction: Any, log_target: bool, convention: Any, compile: bool) -> Callable[[Any, Any], torch.Tensor]:
+def _module(
+    reduction: Any, log_target: bool, convention: Any, compile: bool, fullgraph: bool
+) -> Callable[[Any, Any], torch.Tensor]:
     loss = KLDivLoss(reduction, log_target, convention=convention)
     # One graph for each shape and dtype of the corpus: more than a program has, so that the limit has to go.
     torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 2**16
-    return torch.compile(loss, fullgraph=True, dynamic=False) if compile else loss
+    return torch.compile(loss, fullgraph=fullgraph, dynamic=False) if compile else loss
 
 
 def _worth_compiling(case: Case) -> bool:

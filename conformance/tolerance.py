@@ -1,0 +1,33 @@
+"""The tolerance of a comparison: derived from the roundings of the formula, and the same for everyone."""
+
+import numpy as np
+
+from conformance.elements import Elements, Floats
+
+K = 8
+"""Rounding errors of one element, in units of its size times the machine epsilon, both sides taken together.
+
+The logarithm or the exponential is off by up to 4 units in the last place in the worst of the libraries (NumPy states
+4 for float32), by 1 in PyTorch; a subtraction, a product and a rounding to the final dtype add 1/2 each, on both sides.
+That makes 4 + 1 + 6/2 = 8. The same 8 holds for every implementation, dtype, quantity and reduction.
+"""
+
+
+def tolerance(elements: Elements, quantity: str) -> Floats:
+    """Largest difference that rounding can make, for every element of a quantity.
+
+    An element is a probability ``p`` times its terms, ``|log p| + |x| + 1``. It suffers ``K`` roundings, each of them
+    relative (the machine epsilon times ``p``) or, should it underflow, absolute (the smallest subnormal number). A sum
+    suffers the sum of what its elements do. A gradient is multiplied by one over the reduction's divisor, which is
+    rounded, too.
+    """
+    smallest, divisor = elements.smallest, max(elements.divisor, 1)
+    has_p = quantity != "target" or elements.log_target
+    p = np.nan_to_num(np.abs(elements.p), posinf=0.0) if has_p else np.ones_like(elements.p)
+    terms = np.ones_like(elements.x) if quantity == "input" else elements.terms
+    each = (elements.eps * p + smallest) * terms
+    if quantity != "loss":
+        return K * (each / divisor + smallest * (p * terms + 1))
+    if elements.reduction == "none":
+        return K * (each + smallest)
+    return K * np.asarray((each + smallest).sum() / divisor + smallest)
