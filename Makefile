@@ -1,7 +1,10 @@
 # `make conformance` and `make test` set up all that they need, in .venv. To use another interpreter than python3:
 # make test PYTHON=python3.12
+# On Linux, pip may choose a PyTorch with several GB of CUDA beside it. Options that make it choose another go here:
+# make test PIP_OPTIONS='--index-url ...'
 
 PYTHON ?= python3
+PIP_OPTIONS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
@@ -55,6 +58,6 @@ clean:  ## Remove the environment and all that was built
 # PyTorch goes first: what depends on it must find the pinned version installed.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(PIP_OPTIONS) torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)

@@ -12,16 +12,10 @@ import mpmath
 import numpy as np
 from mpmath import mp, mpf
 
+from conformance.tolerance import K
 from tests.backends import Exact, divisor, dtype_name, numbers, underflow
 
 mp.dps = 50
-
-K = 8
-"""Roundings that one element may suffer, on top of those of the exact formula. The one tolerance of these tests.
-
-The formula itself needs four roundings (logarithm or exponential, difference, product, conversion), and a library's
-logarithm is good to two or three units in the last place.
-"""
 
 NAN, INF = mpf("nan"), mpf("inf")
 

@@ -1,6 +1,7 @@
 """PyTorch: autograd in all its modes, torch.func, torch.compile, autocast, and no look at a value."""
 
 import itertools
+import shutil
 from typing import Any
 
 import numpy as np
@@ -136,6 +137,7 @@ class TestCompile:
             for one, other in zip(*results, strict=True):
                 assert torch.equal(one, other)
 
+    @pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="no C++ compiler")
     # What Inductor imports at its first use calls this deprecated function of PyTorch's own.
     @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
     def test_the_default_compiler_gives_the_same_loss_and_gradient(self) -> None:

@@ -1,7 +1,6 @@
 """What a caller passes, checked and made ready: arrays of one library, on one device, of floating dtype."""
 
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from array_api_compat import (
@@ -14,6 +13,7 @@ from array_api_compat import (
 from array_api_compat import device as device_of
 
 from kldiv_xp import _jax, _numpy, _torch
+from kldiv_xp._options import type_name
 
 Array = Any
 DType = Any
@@ -58,17 +58,11 @@ def computing_dtype(dtype: DType, xp: Namespace) -> DType:
     return xp.float32 if xp.finfo(dtype).bits < 32 else dtype
 
 
-def quiet(xp: Namespace) -> AbstractContextManager[Any]:
-    """Context in which the library computes NaN and infinity without a warning."""
-    computes_with_numpy = xp.__name__ in ("numpy", "array_api_compat.numpy", "array_api_strict")
-    return _numpy.quiet() if computes_with_numpy else nullcontext()
-
-
 def _one_library(given: dict[str, Any]) -> tuple[Namespace, dict[str, Array]]:
     for name, x in given.items():
         if not is_array_api_obj(x):
             raise TypeError(
-                f"{name} must be an array (of NumPy, JAX, PyTorch, CuPy, ...), got {_type_name(x)};"
+                f"{name} must be an array (of NumPy, JAX, PyTorch, CuPy, ...), got {type_name(x)};"
                 " convert it with the asarray function of your array library"
             )
         if is_numpy_array(x):
@@ -81,7 +75,7 @@ def _one_library(given: dict[str, Any]) -> tuple[Namespace, dict[str, Array]]:
         return array_namespace(*given.values()), given
     except TypeError:
         raise TypeError(
-            f"{_listed(given)} must come from one array library, got {_listed(map(_type_name, given.values()))};"
+            f"{_listed(given)} must come from one array library, got {_listed(map(type_name, given.values()))};"
             " convert them to arrays of one"
         ) from None
 
@@ -99,10 +93,6 @@ def _placement(x: Array, xp: Namespace) -> Any:
     if _torch.is_tensor(x):
         return x.device
     return _jax.placement(x) if is_jax_namespace(xp) else device_of(x)
-
-
-def _type_name(x: object) -> str:
-    return f"{type(x).__module__}.{type(x).__qualname__}".removeprefix("builtins.")
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""The loss of one element and its derivatives, in array API calls alone.
+"""The loss of one element and its derivatives, in array API calls, and ``xlogy`` where a library has one.
 
 ``x`` is the input, a log-probability; ``y`` is the target, a probability ``p``, or ``log p`` with ``log_target``.
 Wherever ``y`` is an ordinary number the conventions compute the same function, ``p (log p - x)``. They part on the

@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 
 from array_api_compat import is_jax_namespace
 
-from kldiv_xp._arguments import check_same_shape, computing_dtype, quiet, result_dtype, take
+from kldiv_xp._arguments import check_same_shape, computing_dtype, result_dtype, take
 from kldiv_xp._formulas import loss_derivatives, loss_elements
 from kldiv_xp._jax import differentiable_loss_elements
+from kldiv_xp._numpy import quiet
 from kldiv_xp._options import Convention, Reduction, check_options
 
 Array = TypeVar("Array")
@@ -37,13 +38,13 @@ def kl_div(
     target : array, shape (N, ...)
         Probabilities, or log-probabilities with ``log_target=True``. Same shape, library and device as ``input``; the
         dtype may differ.
-    reduction : {"mean", "sum", "batchmean", "none"}
+    reduction : {"mean", "sum", "batchmean", "none"}, default "mean"
         ``"mean"`` divides the sum by the number of elements, which is *not* the mathematical divergence;
         ``"batchmean"`` divides by the length of axis 0, which is. A 0-d array counts as a batch of one. The mean over
         no elements is NaN.
-    log_target : bool
+    log_target : bool, default False
         Whether ``target`` holds log-probabilities.
-    convention : {"oneflow", "torch", "limit"}
+    convention : {"oneflow", "torch", "limit"}, default "oneflow"
         What holds where the formula breaks down. Elsewhere all three agree up to rounding.
 
         ========================  =================  ============  =========
@@ -58,8 +59,9 @@ def kl_div(
         ========================  =================  ============  =========
 
         ``"oneflow"`` is also what PyTorch did up to 1.12, and ``"torch"`` what it has done since. Wherever the loss is
-        finite and the target not negative, its gradient is finite too, in every convention; at a
-        zero target the derivative by the target is 0.
+        finite and the target not negative, its gradient is finite too, in every convention; at a zero target the
+        derivative by the target is 0. Overflow apart: where ``1 / p`` is infinite (a float32 target below 3e-39),
+        PyTorch's forward mode gives infinity and its double backward NaN.
 
     Returns
     -------
@@ -125,7 +127,11 @@ class KLDivLoss:
     Parameters
     ----------
     reduction, log_target, convention
-        As in :func:`kl_div`, and checked at construction.
+        As in :func:`kl_div`, with the same defaults, and checked at construction.
+
+    See Also
+    --------
+    kl_div : The same as a function, with all that there is to say about it.
 
     Examples
     --------
@@ -171,7 +177,7 @@ def kl_div_value_and_grad(
     ----------
     input, target, reduction, log_target, convention
         As in :func:`kl_div`.
-    argnums : int or tuple of int
+    argnums : int or tuple of int, default 0
         Which gradient to return: 0 for ``input``, 1 for ``target``, or a tuple of these, as in ``jax.value_and_grad``.
     cotangent : array or float, optional
         Gradient of the final result with respect to this loss, of the loss's shape: what the chain rule multiplies by.
@@ -188,7 +194,12 @@ def kl_div_value_and_grad(
     ------
     ValueError, TypeError
         As :func:`kl_div`; further ``ValueError`` for ``argnums`` that are not 0, 1 or a tuple of these, a missing
-        ``cotangent``, or one of another shape than the loss.
+        ``cotangent``, or one of another shape than the loss, and ``TypeError`` for one that is neither a number nor an
+        array of the same library.
+
+    See Also
+    --------
+    kl_div : The loss alone; JAX and PyTorch differentiate it.
 
     Examples
     --------

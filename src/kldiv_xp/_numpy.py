@@ -1,12 +1,14 @@
 """What is particular to NumPy. Imported with the library, so it must not import numpy itself."""
 
 import sys
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 
-def quiet() -> AbstractContextManager[Any]:
-    """Context without floating-point warnings: the conventions say what is NaN or infinite, and mean it."""
+def quiet(xp: Any) -> AbstractContextManager[Any]:
+    """Context without floating-point warnings, for a library that computes with NumPy: what is NaN is meant to be."""
+    if xp.__name__ not in ("numpy", "array_api_compat.numpy", "array_api_strict"):
+        return nullcontext()
     errstate: AbstractContextManager[Any] = sys.modules["numpy"].errstate(all="ignore")
     return errstate
 
@@ -16,6 +18,6 @@ def refuse_subclass(name: str, x: Any) -> None:
     np = sys.modules["numpy"]
     if not (type(x) in (np.ndarray, np.memmap) or isinstance(x, np.generic)):
         raise TypeError(
-            f"{name} is a {type(x).__module__}.{type(x).__qualname__}, a subclass of numpy.ndarray whose meaning"
-            " would be lost; pass a plain array, such as numpy.asarray(...) of it"
+            f"{name} is a {type(x).__module__}.{type(x).__qualname__}, a subclass of numpy.ndarray whose meaning would"
+            " be lost; pass a plain numpy.ndarray, such as the filled() array of a masked one"
         )

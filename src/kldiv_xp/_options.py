@@ -11,9 +11,14 @@ def check_options(reduction: str, log_target: bool, convention: str) -> None:
     _check_choice("reduction", reduction, get_args(Reduction))
     _check_choice("convention", convention, get_args(Convention))
     if not isinstance(log_target, bool):
-        raise TypeError(f"log_target must be True or False, got {log_target!r} of type {type(log_target).__name__}")
+        raise TypeError(f"log_target must be True or False, got {log_target!r} of type {type_name(log_target)}")
 
 
 def _check_choice(name: str, given: object, choices: tuple[str, ...]) -> None:
     if not (isinstance(given, str) and given in choices):
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {given!r}")
+
+
+def type_name(x: object) -> str:
+    """Type of ``x`` as error messages name it."""
+    return f"{type(x).__module__}.{type(x).__qualname__}".removeprefix("builtins.")
