@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run, report, and return the exit status."""
     started = time.monotonic()
     options = _parser().parse_args(arguments)
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = Console(width=None if sys.stdout.isatty() else 140)
     cases = corpus.load()
     labels = _chosen("implementation", options.implementation, [i.label for i in every_implementation()])
     groups = _chosen("group", options.group, list(cases.groups))

@@ -34,6 +34,8 @@ def print_report(judgements: Sequence[Judgement], groups: Sequence[str], referen
         console.print(f"... and {len(differing) - SHOWN_DIFFERENCES} more, all of them in the JSON report")
     for reason, labels in _reasons(judgements).items():
         console.print(Text(f"not run: {reason}: {', '.join(labels)}", style="dim"))
+    versions = dict.fromkeys(j.version for j in judgements if j.version)
+    console.print(f"versions: {', '.join(versions)}", highlight=False)
 
 
 def summary(judgements: Sequence[Judgement], unused: Sequence[str]) -> str:
@@ -94,13 +96,12 @@ def _matrix(judgements: Sequence[Judgement], groups: Sequence[str], reference: s
         table.add_column(group, justify="right")
     table.add_column("error", justify="right")
     table.add_column("same bits", justify="right")
-    table.add_column("version", no_wrap=True)
     for j in judgements:
-        if j.not_run is not None:
-            table.add_row(Text(j.label), *["-"] * len(groups), "-", "-", f"not run: {j.not_run}", style="dim")
-        else:
+        if j.not_run is None:
             cells = [_cell(j, group) for group in groups]
-            table.add_row(Text(j.label), *cells, f"{j.largest_error:.2f}", f"{j.identical_share:.2%}", j.version)
+            table.add_row(Text(j.label), *cells, f"{j.largest_error:.2f}", f"{j.identical_share:.2%}")
+        else:
+            table.add_row(Text(j.label), "not run", *["-"] * (len(groups) + 1), style="dim")
     return table
 
 
@@ -133,9 +134,11 @@ def _uses(judgements: Sequence[Judgement]) -> Counter[str]:
 
 
 def _reasons(judgements: Sequence[Judgement]) -> dict[str, list[str]]:
-    """Why comparisons were left out of an ordinary run, and for which implementations."""
+    """Why implementations, or some of their comparisons, were not run."""
     reasons: dict[str, list[str]] = {}
     for j in judgements:
+        if j.not_run is not None:
+            reasons.setdefault(j.not_run, []).append(j.label)
         for reason in dict.fromkeys(c.detail for c in j.comparisons if c.verdict == Verdict.NOT_RUN):
-            reasons.setdefault(reason, []).append(f"{j.label} ({j.count(Verdict.NOT_RUN)})")
+            reasons.setdefault(reason, []).append(f"{j.label} ({j.count(Verdict.NOT_RUN)} comparisons)")
     return reasons
