@@ -1,5 +1,5 @@
 # `make conformance` and `make test` set up all that they need, in .venv. To use another interpreter than python3:
-# make test PYTHON=python3.12
+# make clean test PYTHON=python3.12
 # On Linux, pip may choose a PyTorch with several GB of CUDA beside it. Options that make it choose another go here:
 # make test PIP_OPTIONS='--index-url ...'
 
@@ -43,8 +43,9 @@ dist: $(READY)  ## Build the wheel and the sdist, and try the wheel in an empty 
 	rm -rf dist build/wheel-venv
 	$(BIN)/python -m build --outdir dist
 	$(PYTHON) -m venv build/wheel-venv
-	build/wheel-venv/bin/python -m pip install --quiet --constraint constraints.txt "$$(ls dist/*.whl)[numpy]"
-	cd build && wheel-venv/bin/python -c "import numpy as np, kldiv_xp; print(kldiv_xp.kl_div(np.log([0.5, 0.5]), np.asarray([1.0, 0.0]), 'sum'))"
+	build/wheel-venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "$$(ls dist/*.whl)[numpy]"
+	cd build && wheel-venv/bin/python -c "import numpy as np, kldiv_xp; assert kldiv_xp.kl_div(np.log([0.5, 0.5]), np.asarray([1.0, 0.0]), 'sum') == np.log(2.0)"
+	@echo "the wheel installs, and works with NumPy alone"
 
 corpus: $(READY)  ## Build the corpus of the conformance suite anew
 	$(BIN)/python -m conformance.build_corpus
@@ -57,6 +58,7 @@ clean:  ## Remove the environment and all that was built
 
 # PyTorch goes first: what depends on it must find the pinned version installed.
 $(READY): pyproject.toml constraints.txt
+	@echo "setting up $(VENV): takes a minute or two"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(PIP_OPTIONS) torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'

@@ -1,6 +1,7 @@
-"""Hold every implementation against ``torch.nn.KLDivLoss``: ``python -m conformance``.
+"""Hold every implementation against torch.nn.KLDivLoss: ``python -m conformance``.
 
-Exits with 1 if anything differs that the ledger does not explain, or if an entry of the ledger explains nothing.
+Exits with 0 if every difference is one that the ledger states, with 1 if anything differs or an entry of the ledger
+explains nothing, and with 2 if nothing was judged.
 """
 
 import argparse
@@ -23,11 +24,15 @@ from conformance.run import Judgement, judge_all, unused_entries
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run, report, and return the exit status."""
     started = time.monotonic()
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else 140)
     cases = corpus.load()
-    labels = _chosen("implementation", options.implementation, [i.label for i in every_implementation()])
-    groups = _chosen("group", options.group, list(cases.groups))
+    labels = _chosen(parser, "implementation", options.implementation, [i.label for i in every_implementation()])
+    groups = _chosen(parser, "group", options.group, list(cases.groups))
+    if options.json:  # now, and not after minutes of work
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.touch()
     count = sum(case.group in groups for case in cases.cases)
     console.print(f"corpus {cases.digest[:12]}: {count} cases; {len(labels)} implementations", highlight=False)
     judgements = _judge_with_progress(labels, groups, count, options, console)
@@ -35,11 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     unused = unused_entries(judgements) if full else []
     print_report(judgements, groups, f"{reference().label} ({reference().version()})", console)
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
         report = as_json(judgements, groups, reference().label, cases.digest, unused)
         options.json.write_text(json.dumps(report, indent=1), encoding="utf-8")
         console.print(f"JSON report: {options.json}", highlight=False)
     console.print(f"{summary(judgements, unused)} in {time.monotonic() - started:.0f} s", highlight=False)
+    if not any(judgement.comparisons for judgement in judgements):
+        console.print("nothing was judged")
+        return 2
     return 1 if unused or any(judgement.count(Verdict.DIFFERS) for judgement in judgements) else 0
 
 
@@ -62,28 +69,37 @@ def _judge_with_progress(
         return judge_all(labels, groups, everything=options.all, processes=options.processes, progress=advance)
 
 
-def _chosen(kind: str, wanted: Sequence[str] | None, known: list[str]) -> list[str]:
-    chosen = [name for name in known if not wanted or any(part in name for part in wanted)]
-    if not chosen:
-        raise SystemExit(f"no {kind} matches {', '.join(wanted or ())}; there are: {', '.join(known)}")
-    return chosen
+def _chosen(parser: argparse.ArgumentParser, kind: str, wanted: Sequence[str] | None, known: list[str]) -> list[str]:
+    for part in wanted or ():
+        if not any(part in name for name in known):
+            parser.error(f"no {kind} matches {part!r}; there are:\n  " + "\n  ".join(known))
+    return [name for name in known if not wanted or any(part in name for part in wanted)]
+
+
+def _at_least_one(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m conformance", description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "-i",
-        "--implementation",
-        action="append",
-        metavar="TEXT",
-        help="only those with TEXT in their label; repeatable",
+    parser = argparse.ArgumentParser(
+        prog="python -m conformance",
+        description="Hold every implementation against torch.nn.KLDivLoss.",
+        epilog="Exit status: 0 if every difference is one that the ledger states, 1 if not, 2 if nothing was judged.",
     )
-    parser.add_argument("-g", "--group", action="append", metavar="TEXT", help="only groups with TEXT in their name")
     parser.add_argument(
-        "--all", action="store_true", help="compile for every case, too: takes the better part of an hour"
+        "-i", "--implementation", action="append", metavar="TEXT", help="only those with TEXT in their name; repeatable"
     )
+    parser.add_argument(
+        "-g", "--group", action="append", metavar="TEXT", help="only groups with TEXT in their name; repeatable"
+    )
+    parser.add_argument("--all", action="store_true", help="torch.compile for every case, too: most of an hour")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the verdicts to FILE")
-    parser.add_argument("--processes", type=int, metavar="N", help="processes to use; by default one for each core")
+    parser.add_argument(
+        "--processes", type=_at_least_one, metavar="N", help="processes to use; by default one for each core"
+    )
     return parser
 
 

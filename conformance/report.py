@@ -16,11 +16,11 @@ SHOWN_DIFFERENCES = 20
 
 
 def print_report(judgements: Sequence[Judgement], groups: Sequence[str], reference: str, console: Console) -> None:
-    """Matrix of implementations by groups, the ledger's entries, and what differs."""
+    """Matrix of implementations by groups, the ledger entries that were used, what differs, and what was not run."""
     console.print(_matrix(judgements, groups, reference))
     console.print(
-        "agrees, [yellow]+deviates[/], [red]!differs[/], [dim]-unsupported or not run[/];"
-        " error: the largest of what agrees, in units of the tolerance;\n"
+        "comparisons of losses and gradients: agrees, [yellow]+deviates[/], [red]!differs[/],"
+        " [dim]-unsupported or not run[/]\nerror: the largest of what agrees, in units of the tolerance\n"
         "same bits: share of the elements of unreduced float32 and float64 losses that equal the reference's\n",
         highlight=False,
     )
@@ -44,7 +44,8 @@ def summary(judgements: Sequence[Judgement], unused: Sequence[str]) -> str:
     judged = counts[Verdict.AGREES] + counts[Verdict.DEVIATES] + counts[Verdict.DIFFERS]
     implementations = sum(bool(judgement.comparisons) for judgement in judgements)
     line = f"{judged} comparisons over {implementations} implementations: " + ", ".join(
-        f"{counts[verdict]} {verdict}" for verdict in (Verdict.AGREES, Verdict.DEVIATES, Verdict.DIFFERS)
+        f"{counts[v]} {words}"
+        for v, words in ((Verdict.AGREES, "agree"), (Verdict.DEVIATES, "deviate"), (Verdict.DIFFERS, "differ"))
     )
     if unused:
         line += f"\nledger entries that explain nothing: {', '.join(unused)}"
@@ -100,8 +101,6 @@ def _matrix(judgements: Sequence[Judgement], groups: Sequence[str], reference: s
         if j.not_run is None:
             cells = [_cell(j, group) for group in groups]
             table.add_row(Text(j.label), *cells, f"{j.largest_error:.2f}", f"{j.identical_share:.2%}")
-        else:
-            table.add_row(Text(j.label), "not run", *["-"] * (len(groups) + 1), style="dim")
     return table
 
 
@@ -125,7 +124,8 @@ def _ledger(judgements: Sequence[Judgement]) -> Table:
     table.add_column("why")
     uses = _uses(judgements)
     for entry in (*DEVIATIONS, *REFUSALS):
-        table.add_row(entry.id, str(uses[entry.id]), entry.why)
+        if uses[entry.id]:
+            table.add_row(entry.id, str(uses[entry.id]), entry.why)
     return table
 
 

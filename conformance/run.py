@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cache
-from multiprocessing import Manager, get_context
+from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
 from conformance.corpus import Case, Corpus, load
@@ -86,7 +86,8 @@ def judge_all(
     labels, groups = list(labels), tuple(groups)
     judgements: dict[str, Judgement] = {}
     # A process that is forked after JAX or PyTorch has started its threads may hang.
-    with Manager() as manager, ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    spawn = get_context("spawn")
+    with spawn.Manager() as manager, ProcessPoolExecutor(processes, mp_context=spawn) as pool:
         ticks: Queue[tuple[str, int]] = manager.Queue()
         # What compiles takes longest, and is best not begun last.
         order = sorted(labels, key=lambda label: "jit" not in label and "compile" not in label)

@@ -172,7 +172,7 @@ class TestArgnums:
 class TestCotangent:
     def test_an_unreduced_loss_needs_one(self, xp: Any) -> None:
         x = array(xp, np.zeros((2, 3)))
-        with pytest.raises(ValueError, match=r"cotangent must have the loss's shape, \(2, 3\) .* got none"):
+        with pytest.raises(ValueError, match=r"cotangent must have the loss's shape, \(2, 3\) .* got no cotangent"):
             kl_div_value_and_grad(x, x, "none")
 
     @pytest.mark.parametrize(

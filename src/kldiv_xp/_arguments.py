@@ -63,10 +63,11 @@ def _one_library(given: dict[str, Any]) -> tuple[Namespace, dict[str, Array]]:
         if not is_array_api_obj(x):
             raise TypeError(
                 f"{name} must be an array (of NumPy, JAX, PyTorch, CuPy, ...), got {type_name(x)};"
-                " convert it with the asarray function of your array library"
+                " make it one with the asarray function of your array library"
             )
         if is_numpy_array(x):
             _numpy.refuse_subclass(name, x)
+    types = _listed(map(type_name, given.values()))
     jax_arrays = [x for x in given.values() if is_jax_array(x)]
     if jax_arrays:  # JAX takes NumPy arrays beside its own, so they are taken here
         jnp = array_namespace(*jax_arrays)
@@ -75,8 +76,7 @@ def _one_library(given: dict[str, Any]) -> tuple[Namespace, dict[str, Array]]:
         return array_namespace(*given.values()), given
     except TypeError:
         raise TypeError(
-            f"{_listed(given)} must come from one array library, got {_listed(map(type_name, given.values()))};"
-            " convert them to arrays of one"
+            f"{_listed(given)} must come from one array library, got {types}; convert them to arrays of one"
         ) from None
 
 

@@ -253,7 +253,7 @@ def _check_cotangent(cotangent: Any, reduction: Reduction, shape: tuple[int, ...
     if given != wanted:
         raise ValueError(
             f"cotangent must have the loss's shape, {wanted} for reduction={reduction!r}; got"
-            f" {'none' if given is None else given}. An array of ones gives the derivative itself"
+            f" {'no cotangent' if given is None else given}. An array of ones gives the derivative itself"
         )
 
 
