@@ -64,7 +64,7 @@ def _judge_with_progress(
             if bars.tasks[tasks[label]].finished:
                 bars.update(tasks[label], visible=False)
                 if not console.is_terminal:  # where no bar is seen, a line says that something happens
-                    console.print(f"judged {label}", highlight=False, markup=False)
+                    console.print(f"done: {label}", highlight=False, markup=False)
 
         return judge_all(labels, groups, everything=options.all, processes=options.processes, progress=advance)
 

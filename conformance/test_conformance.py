@@ -22,7 +22,7 @@ def judgements(request: pytest.FixtureRequest) -> Mapping[str, Judgement]:
     def progress(label: str, count: int) -> None:
         judged[label] += count
         if judged[label] == total and reporter is not None:
-            reporter.write_line(f"judged {label}")
+            reporter.write_line(f"done: {label}")
 
     return {judgement.label: judgement for judgement in judge_all(LABELS, GROUPS, progress=progress)}
 
