@@ -21,7 +21,7 @@ help:  ## Show these targets
 conformance: $(READY)  ## Hold every implementation against torch.nn.KLDivLoss
 	$(BIN)/python -m conformance --json build/conformance.json
 
-conformance-full: $(READY)  ## The same, with torch.compile over every case, too: the better part of an hour
+conformance-full: $(READY)  ## The same, with torch.compile over every case, too: much longer
 	$(BIN)/python -m conformance --all --json build/conformance.json
 
 test: $(READY)  ## Run the tests of the library and of the suite, with coverage

@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-g", "--group", action="append", metavar="TEXT", help="only groups with TEXT in their name; repeatable"
     )
-    parser.add_argument("--all", action="store_true", help="torch.compile for every case, too: most of an hour")
+    parser.add_argument("--all", action="store_true", help="torch.compile for every case, too: much longer")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the verdicts to FILE")
     parser.add_argument(
         "--processes", type=_at_least_one, metavar="N", help="processes to use; by default one for each core"

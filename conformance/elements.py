@@ -11,8 +11,6 @@ from conformance.corpus import Case, from_bfloat16_bits, to_bfloat16_bits
 
 Floats = npt.NDArray[Any]
 
-QUANTITIES = ("loss", "input", "target")
-
 _EPS = {"bfloat16": 2.0**-7, **{t: float(np.finfo(t).eps) for t in ("float16", "float32", "float64")}}
 _TINY = {"bfloat16": 2.0**-126, **{t: float(np.finfo(t).tiny) for t in ("float16", "float32", "float64")}}
 
@@ -61,15 +59,15 @@ class Elements:
         """Probability of the target."""
         return self.flushed(np.exp(self.y)) if self.log_target else self.y
 
-    @property
-    def weight(self) -> float:
-        """Gradient of the reduction by each element."""
-        return 1 / max(self.divisor, 1)
-
     @cached_property
     def log_p(self) -> Floats:
         """Its logarithm: NaN for a negative target."""
         return self.y if self.log_target else np.log(self.y)
+
+    @property
+    def weight(self) -> float:
+        """Gradient of the reduction by each element."""
+        return 1 / max(self.divisor, 1)
 
     @cached_property
     def terms(self) -> Floats:

@@ -160,12 +160,12 @@ DEVIATIONS = (
         "documentation/float32/target/none",
     ),
     Deviation(
-        "closed-form-where-the-loss-is-infinite",
+        "closed-form-at-infinity",
         _closed_form,
         ("target",),
         lambda e: _probability(e, np.isposinf(e.y) | ((e.y == 0) & np.isinf(e.x))),
         lambda e: e.log_p + 1 - e.x,
-        "the closed form is the derivative, infinite; autodiff multiplies 0 by infinity on its way to it",
+        "where the loss is infinite or NaN, the closed form is infinite too; PyTorch multiplies 0 by infinity on its way",
         "edge/grid/float32/target/none at y = inf, x = 0",
     ),
     Deviation(

@@ -49,7 +49,7 @@ def test_the_torch_convention_has_the_loss_of_the_reference(label: str, judgemen
     deviating = {
         entry for c in judgement.comparisons if c.quantity == "loss" and c.group != "refused" for entry in c.ledger
     }
-    # These two are of PyTorch in float16, and of XLA on the CPU. Neither is of the convention's making.
+    # PyTorch's float16, and what XLA does on the CPU: neither is of the convention's making.
     elsewhere = {"float16-batchmean-overflows"}
     if "jax" in label:
         elsewhere |= {"subnormals-are-zero", "contracted-product"}
