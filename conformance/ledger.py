@@ -165,7 +165,7 @@ DEVIATIONS = (
         ("target",),
         lambda e: _probability(e, np.isposinf(e.y) | ((e.y == 0) & np.isinf(e.x))),
         lambda e: e.log_p + 1 - e.x,
-        "where the loss is infinite or NaN, the closed form is infinite too; PyTorch multiplies 0 by infinity on its way",
+        "where the loss is infinite or NaN, the closed form is infinite, too; PyTorch multiplies 0 by infinity",
         "edge/grid/float32/target/none at y = inf, x = 0",
     ),
     Deviation(
