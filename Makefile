@@ -9,23 +9,57 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-# torch.compile keeps what it compiled here, so that a second run need not compile it again.
+# PyTorch and JAX keep what they compiled here, so that a second run need not compile it again.
 export TORCHINDUCTOR_CACHE_DIR := $(CURDIR)/build/torchinductor
+export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/build/jax
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0
+export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES := -1
 
-.PHONY: help conformance conformance-full test test-long lint format dist corpus lock clean
+# conformance/test_conformance.py is `make conformance` once more, as tests.
+SUITE_TESTS := $(filter-out conformance/test_conformance.py,$(wildcard conformance/test_*.py))
+
+# Frameworks that need an environment of their own: conformance/environments has what they need, the interpreter is here.
+FRAMEWORKS := oneflow torch-1.10 jax keras mlx optax paddle
+ONEFLOW_PYTHON ?= python3.10
+TORCH_1_10_PYTHON ?= python3.9
+interpreter_of = $(if $(filter oneflow,$(1)),$(ONEFLOW_PYTHON),$(if $(filter torch-1.10,$(1)),$(TORCH_1_10_PYTHON),$(PYTHON)))
+
+.PHONY: help conformance conformance-full report $(FRAMEWORKS) test test-long lint format dist corpus lock clean
 .DEFAULT_GOAL := help
 
 help:  ## Show these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "$(FRAMEWORKS): install the framework in an environment of its own, record and judge it"
 
 conformance: $(READY)  ## Hold every implementation against torch.nn.KLDivLoss
-	$(BIN)/python -m conformance --json build/conformance.json
+	$(BIN)/python -m conformance --write build/conformance.html --write build/conformance.json
 
 conformance-full: $(READY)  ## The same, with torch.compile over every case, too: much longer
-	$(BIN)/python -m conformance --all --json build/conformance.json
+	$(BIN)/python -m conformance --all --write build/conformance.html --write build/conformance.json
+
+report: $(READY)  ## Judge what is installed and what was recorded, and write the page alone: build/conformance.html
+	$(BIN)/python -m conformance report
+
+# Against PyTorch, and against kldiv_xp in the convention of OneFlow and of PyTorch up to 1.12.
+$(FRAMEWORKS): %: build/environments/%/ready $(READY)
+	rm -rf build/recordings/$*
+	build/environments/$*/bin/python conformance/record.py conformance/implementations/$(firstword $(subst -, ,$*)).py \
+	    --output build/recordings/$*
+	$(BIN)/python -m conformance judge build/recordings/$*/*.npz
+	$(BIN)/python -m conformance judge build/recordings/$*/*.npz --reference 'kldiv_xp numpy [oneflow]'
+	$(BIN)/python -m pytest -q conformance/test_recordings.py -k $*
+	@echo "the recordings are in build/recordings/$*; those of conformance/recordings are committed"
+
+build/environments/%/ready: conformance/environments/%.txt
+	@$(call interpreter_of,$*) -c '' || { echo "make $* needs another Python: see conformance/environments/$*.txt," \
+	    "and name it, as in make oneflow ONEFLOW_PYTHON=/path/to/python3.10 or make torch-1.10 TORCH_1_10_PYTHON=..."; exit 1; }
+	@echo "setting up build/environments/$*: takes some minutes"
+	$(call interpreter_of,$*) -m venv --clear build/environments/$*
+	build/environments/$*/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) --requirement $<
+	touch $@
 
 test: $(READY)  ## Run the tests of the library and of the suite, with coverage
-	$(BIN)/python -m pytest README.md src tests conformance/test_suite.py --cov --cov-report=term
+	$(BIN)/python -m pytest README.md src tests $(SUITE_TESTS) --cov --cov-report=term
 
 test-long: $(READY)  ## Run the property-based tests with 20,000 examples and more
 	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest tests/test_properties.py

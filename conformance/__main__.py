@@ -1,11 +1,10 @@
-"""Hold every implementation against torch.nn.KLDivLoss: ``python -m conformance``.
+"""Hold implementations against torch.nn.KLDivLoss: ``python -m conformance``.
 
 Exits with 0 if every difference is one that the ledger states, with 1 if anything differs or an entry of the ledger
 explains nothing, and with 2 if nothing was judged.
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -14,49 +13,83 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from conformance import corpus
-from conformance.implementations import every_implementation, reference
-from conformance.judge import Verdict
-from conformance.report import as_json, print_report, summary
-from conformance.run import Judgement, judge_all, unused_entries
+from conformance import record
+from conformance.implementations import reference
+from conformance.recording import RecordingError
+from conformance.report.formats import FORMATS, format_of, render
+from conformance.report.run import Run
+from conformance.report.terminal import print_report, summary
+from conformance.run import (
+    Judgement,
+    Question,
+    grids_of,
+    judge_all,
+    known_implementations,
+    recorded_implementations,
+    unused_entries,
+)
+
+COMMANDS = ("run", "judge", "report")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run, report, and return the exit status."""
     started = time.monotonic()
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] not in (*COMMANDS, "-h", "--help"):
+        given.insert(0, "run")
     parser = _parser()
-    options = parser.parse_args(arguments)
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    cases = corpus.load()
-    labels = _chosen(parser, "implementation", options.implementation, [i.label for i in every_implementation()])
-    groups = _chosen(parser, "group", options.group, list(cases.groups))
-    if options.json:  # now, and not after minutes of work
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.touch()
-    count = sum(case.group in groups for case in cases.cases)
-    console.print(f"corpus {cases.digest[:12]}: {count} cases; {len(labels)} implementations", highlight=False)
-    judgements = _judge_with_progress(labels, groups, count, options, console)
-    full = not (options.implementation or options.group)
-    unused = unused_entries(judgements) if full else []
-    print_report(judgements, groups, f"{reference().label} ({reference().version()})", console)
-    if options.json:
-        report = as_json(judgements, groups, reference().label, cases.digest, unused)
-        options.json.write_text(json.dumps(report, indent=1), encoding="utf-8")
-        console.print(f"JSON report: {options.json}", highlight=False)
-    console.print(f"{summary(judgements, unused)} in {time.monotonic() - started:.0f} s", highlight=False)
-    if not any(judgement.comparisons for judgement in judgements):
+    options = parser.parse_args(given)
+    # Where the report itself goes to the standard output, nothing else may.
+    to_stdout = options.command == "report" and options.output == Path("-")
+    console = Console(width=None if sys.stdout.isatty() else 140, stderr=to_stdout)
+    run = _judge(parser, options, console)
+    if options.command == "report":
+        _write(run, options.format, options.output or Path(f"build/conformance{FORMATS[options.format]}"), console)
+    else:
+        print_report(run, console)
+        for path in options.write:
+            _write(run, format_of(path), path, console)
+    console.print(f"{summary(run)} in {time.monotonic() - started:.0f} s", highlight=False)
+    if not run.judged:
         console.print("nothing was judged")
         return 2
-    return 1 if unused or any(judgement.count(Verdict.DIFFERS) for judgement in judgements) else 0
+    return 0 if run.passes else 1
 
 
-def _judge_with_progress(
-    labels: Sequence[str], groups: Sequence[str], count: int, options: argparse.Namespace, console: Console
-) -> list[Judgement]:
+def _judge(parser: argparse.ArgumentParser, options: argparse.Namespace, console: Console) -> Run:
+    try:
+        recorded = recorded_implementations(options.files)
+    except RecordingError as error:
+        parser.error(str(error))
+    corpus, known = record.load_corpus(), known_implementations(options.files)
+    against = _reference(parser, options.reference, list(known)) if options.reference else reference().label
+    # Nothing is learnt from holding the reference against itself.
+    candidates = [i.label for i in recorded] or [label for label in known if label != against]
+    labels = _chosen(parser, "implementation", options.implementation, candidates)
+    groups = _chosen(parser, "group", options.group, list(corpus.groups))
+    for path in getattr(options, "write", []):  # now, and not after minutes of work
+        path.parent.mkdir(parents=True, exist_ok=True)
+    question = Question(tuple(labels), tuple(groups), against, tuple(options.files), everything=options.all)
+    count = sum(case.group in groups for case in corpus.cases)
+    console.print(f"corpus {corpus.digest[:12]}: {count} cases; {len(labels)} implementations", highlight=False)
+    judgements = _judge_with_progress(question, count, options.processes, console)
+    full = not (options.files or options.implementation or options.group or options.reference)
+    return Run(
+        judgements=tuple(judgements),
+        groups=tuple(groups),
+        reference=against,
+        digest=corpus.digest,
+        unused=tuple(unused_entries(judgements)) if full else (),
+        grids=grids_of(known[against]),
+    )
+
+
+def _judge_with_progress(question: Question, count: int, processes: int | None, console: Console) -> list[Judgement]:
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bars:
-        tasks = {label: bars.add_task(label, total=count, visible=False) for label in labels}
-        overall = bars.add_task("all", total=count * len(labels))
+        tasks = {label: bars.add_task(label, total=count, visible=False) for label in question.labels}
+        overall = bars.add_task("all", total=count * len(question.labels))
 
         def advance(label: str, number: int) -> None:
             bars.update(overall, advance=number)
@@ -66,7 +99,17 @@ def _judge_with_progress(
                 if not console.is_terminal:  # where no bar is seen, a line says that something happens
                     console.print(f"done: {label}", highlight=False, markup=False)
 
-        return judge_all(labels, groups, everything=options.all, processes=options.processes, progress=advance)
+        return judge_all(question, processes=processes, progress=advance)
+
+
+def _write(run: Run, format: str, path: Path, console: Console) -> None:
+    text = render(run, format)
+    if path == Path("-"):
+        sys.stdout.write(text)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    console.print(f"{format}: {path}", highlight=False)
 
 
 def _chosen(parser: argparse.ArgumentParser, kind: str, wanted: Sequence[str] | None, known: list[str]) -> list[str]:
@@ -76,6 +119,13 @@ def _chosen(parser: argparse.ArgumentParser, kind: str, wanted: Sequence[str] | 
     return [name for name in known if not wanted or any(part in name for part in wanted)]
 
 
+def _reference(parser: argparse.ArgumentParser, wanted: str, known: list[str]) -> str:
+    matching = [wanted] if wanted in known else _chosen(parser, "implementation", [wanted], known)
+    if len(matching) > 1:
+        parser.error(f"{wanted!r} is the name of more than one implementation:\n  " + "\n  ".join(matching))
+    return matching[0]
+
+
 def _at_least_one(text: str) -> int:
     number = int(text)
     if number < 1:
@@ -83,22 +133,52 @@ def _at_least_one(text: str) -> int:
     return number
 
 
+def _report_file(text: str) -> Path:
+    path = Path(text)
+    try:
+        format_of(path)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return path
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m conformance",
-        description="Hold every implementation against torch.nn.KLDivLoss.",
+        description="Hold implementations of the loss against torch.nn.KLDivLoss. Without a command: run.",
         epilog="Exit status: 0 if every difference is one that the ledger states, 1 if not, 2 if nothing was judged.",
     )
-    parser.add_argument(
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument(
         "-i", "--implementation", action="append", metavar="TEXT", help="only those with TEXT in their name; repeatable"
     )
-    parser.add_argument(
+    shared.add_argument(
         "-g", "--group", action="append", metavar="TEXT", help="only groups with TEXT in their name; repeatable"
     )
-    parser.add_argument("--all", action="store_true", help="torch.compile for every case, too: much longer")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the verdicts to FILE")
-    parser.add_argument(
-        "--processes", type=_at_least_one, metavar="N", help="processes to use; by default one for each core"
+    shared.add_argument("--reference", metavar="TEXT", help="what to hold them against instead")
+    shared.add_argument("--all", action="store_true", help="torch.compile for every case, too: much longer")
+    shared.add_argument("--processes", type=_at_least_one, metavar="N", help="default: one for each core")
+    writing = argparse.ArgumentParser(add_help=False)
+    writing.add_argument(
+        "--write",
+        action="append",
+        default=[],
+        type=_report_file,
+        metavar="FILE",
+        help=f"write the report, too, in the format of FILE's ending: {', '.join(FORMATS.values())}; repeatable",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="{run,judge,report}", required=True)
+    run = commands.add_parser("run", parents=[shared, writing], help="judge what is installed and what was recorded")
+    run.set_defaults(files=[])
+    judge = commands.add_parser("judge", parents=[shared, writing], help="judge recordings made elsewhere")
+    judge.add_argument("files", nargs="+", type=Path, metavar="FILE", help="recording of conformance/record.py")
+    report = commands.add_parser(
+        "report", parents=[shared], help="judge, and write a page or a file for other programs"
+    )
+    report.add_argument("files", nargs="*", type=Path, metavar="FILE", help="only these recordings")
+    report.add_argument("--format", choices=list(FORMATS), default="html")
+    report.add_argument(
+        "--output", type=Path, metavar="FILE", help="default: build/conformance.html, ...; - for stdout"
     )
     return parser
 

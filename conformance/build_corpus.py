@@ -6,6 +6,7 @@ or of scikit-learn's training does not change what implementations are given.
 
 import argparse
 import itertools
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from conformance import corpus
+from conformance import record
 
 Floats = npt.NDArray[Any]
 
@@ -47,7 +48,7 @@ class Builder:
         dtype = dtype or values.dtype.name
         name = f"{name}:{dtype}"
         with np.errstate(over="ignore"):  # what is too large for a dtype is infinite in it
-            self.arrays[name] = corpus.to_bfloat16_bits(values) if dtype == "bfloat16" else values.astype(dtype)
+            self.arrays[name] = record.to_bfloat16_bits(values) if dtype == "bfloat16" else values.astype(dtype)
         self.operands[name] = {"array": name, "dtype": dtype}
         return name
 
@@ -205,8 +206,8 @@ def _add_large(b: Builder, shape: tuple[int, int], dtype: str) -> None:
 
 def _store_log_sums(b: Builder, seed: int, shape: tuple[int, int]) -> str:
     name = f"random/{shape[0]}x{shape[1]}/log_sums/{seed}"
-    log_sums = np.log(np.exp(corpus.logits(seed, shape) / corpus.LOGIT_UNIT).sum(axis=-1, keepdims=True))
-    b.arrays[name] = np.rint(log_sums * corpus.LOGIT_UNIT).astype(np.int32)
+    log_sums = np.log(np.exp(record.logits(seed, shape) / record.LOGIT_UNIT).sum(axis=-1, keepdims=True))
+    b.arrays[name] = np.rint(log_sums * record.LOGIT_UNIT).astype(np.int32)
     return name
 
 
@@ -304,13 +305,25 @@ def log_softmax(scores: Floats) -> Floats:
     return result
 
 
+def save(path: Path, builder: Builder) -> str:
+    """Write the corpus that a builder has collected, and return its digest."""
+    contents = {"format": record.CORPUS_FORMAT, "cases": builder.cases, "operands": builder.operands}
+    manifest = json.dumps(contents, separators=(",", ":")).encode()
+    digest = record.content_digest(manifest, builder.arrays)
+    as_bytes = {"manifest": manifest, "digest": digest.encode()}
+    members: dict[str, Any] = {name: np.frombuffer(text, np.uint8) for name, text in as_bytes.items()}
+    members.update(builder.arrays)
+    np.savez_compressed(path, **members)
+    return digest
+
+
 def main() -> None:
     """Build the corpus and say what it holds."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, default=corpus.PATH)
+    parser.add_argument("--output", type=Path, default=record.CORPUS)
     output = parser.parse_args().output
     builder = build()
-    digest = corpus.save(output, builder.cases, builder.operands, builder.arrays)
+    digest = save(output, builder)
     print(f"{output}: {len(builder.cases)} cases, {output.stat().st_size / 1024:.0f} KiB, digest {digest}")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from conformance.corpus import Case, from_bfloat16_bits, to_bfloat16_bits
+from conformance.record import Case, from_bfloat16_bits, to_bfloat16_bits
 
 Floats = npt.NDArray[Any]
 
@@ -28,16 +28,18 @@ class Elements:
     dtype: str
     reduction: str
     divisor: int
+    input_dtype: str
+    """The dtype of the input, where that of the case is the coarser one of the two."""
     flush: bool = False
     """Whether subnormal numbers count as zero, as they do for some libraries."""
 
     @staticmethod
     def of(case: Case) -> "Elements":
-        """Elements of a case whose operands are floating arrays of one shape."""
+        """Elements of a case whose operands are floating arrays, of one shape or broadcast to one."""
         # The result of mixed dtypes is no better than the coarser one: PyTorch rounds y log y to the dtype of y.
         dtype = max(str(case.input.dtype), str(case.target.dtype), key=_EPS.__getitem__)
-        x, y = (np.asarray(operand.values, np.float64) for operand in (case.input, case.target))
-        return Elements(x, y, case.log_target, dtype, case.reduction, _divisor(case))
+        x, y = np.broadcast_arrays(*(np.asarray(o.values, np.float64) for o in (case.input, case.target)))
+        return Elements(x, y, case.log_target, dtype, case.reduction, _divisor(case, x.shape), str(case.input.dtype))
 
     @property
     def eps(self) -> float:
@@ -108,9 +110,8 @@ class Elements:
         return np.where(self.y == 0, 0.0, self.rounded(self.y * self.log_p)) - self.rounded(self.y * self.x)
 
 
-def _divisor(case: Case) -> int:
+def _divisor(case: Case, shape: tuple[int, ...]) -> int:
     """How many elements or rows the reduction of a case averages over."""
-    shape = case.input.values.shape
     if case.reduction == "mean":
         return int(np.prod(shape, dtype=int))
     return shape[0] if case.reduction == "batchmean" and shape else 1

@@ -1,23 +1,28 @@
 """A run of the suite: every implementation over every case, judged; in two or more processes."""
 
-from collections.abc import Callable, Iterable, Sequence
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from multiprocessing import get_context
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conformance.corpus import Case, Corpus, load
-from conformance.implementation import Implementation, Outcome
 from conformance.implementations import every_implementation, reference
 from conformance.judge import Comparison, Verdict, judge
-from conformance.ledger import DEVIATIONS, REFUSALS
+from conformance.ledger import ENTRIES
+from conformance.record import Case, Corpus, Implementation, Outcome, Values, load_corpus
+from conformance.recording import Recorded, RecordingError, read_recording
 
 if TYPE_CHECKING:
     from queue import Queue
 
 TICK = 25
 """Cases between two reports of progress."""
+
+Grids = Mapping[str, Mapping[str, Values]]
+"""Results over the grids of special values, by case and quantity."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,9 @@ class Judgement:
     version: str
     not_run: str | None
     comparisons: tuple[Comparison, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Where it ran: here, or where a recording was made."""
+    grids: Grids = field(default_factory=dict)
 
     def count(self, verdict: Verdict, group: str | None = None) -> int:
         """How many comparisons got a verdict."""
@@ -45,82 +53,161 @@ class Judgement:
         return sum(c.identical for c in unreduced) / max(sum(c.elements for c in unreduced), 1)
 
 
+@dataclass(frozen=True)
+class Question:
+    """What a run is to judge, against what."""
+
+    labels: tuple[str, ...]
+    groups: tuple[str, ...]
+    reference: str
+    """Label of the reference."""
+    files: tuple[Path, ...] = ()
+    """Recordings to judge beside the implementations that the suite knows."""
+    everything: bool = False
+    """Whether to run what an ordinary run leaves out."""
+
+
+def known_implementations(files: Iterable[Path] = ()) -> dict[str, Implementation]:
+    """Every implementation by its label; one of ``files`` takes the place of another of the same label."""
+    return {i.label: i for i in (*every_implementation(), *recorded_implementations(files))}
+
+
+def recorded_implementations(files: Iterable[Path]) -> list[Recorded]:
+    """Implementations that were recorded in ``files``.
+
+    Raises
+    ------
+    RecordingError
+        If a file is no sound recording, or two are of the same implementation.
+    """
+    recorded: dict[str, Recorded] = {}
+    for path in files:
+        implementation = read_recording(path, _corpus())
+        if implementation.label in recorded:
+            raise RecordingError(f"{path}: is a second recording of {implementation.label}; judge them one by one")
+        recorded[implementation.label] = implementation
+    return list(recorded.values())
+
+
 def judge_implementation(
     implementation: Implementation,
     cases: Sequence[Case],
+    against: Implementation | None = None,
     *,
     everything: bool = False,
     progress: Callable[[int], object] = lambda _: None,
 ) -> Judgement:
-    """Verdicts on one implementation over some cases."""
+    """Verdicts on one implementation over some cases, by default against ``torch.nn.KLDivLoss``."""
+    against = against or reference()
     reason = implementation.not_run()
     if reason is not None:
         progress(len(cases))
         return Judgement(implementation.label, "", reason, ())
     comparisons: list[Comparison] = []
+    grids: dict[str, Mapping[str, Values]] = {}
     for number, case in enumerate(cases, start=1):
         left_out = None if everything else implementation.left_out(case)
         if left_out is None:
-            outcome, expected = implementation.run(case), _expected(case)
-            comparisons += judge(case, implementation, outcome, reference(), expected)
+            outcome = implementation.run(case)
+            comparisons += judge(case, implementation, outcome, against, expected_outcome(against, case))
+            if is_grid(case):
+                grids[case.id] = grid(case, outcome)
         else:
-            quantities = ("loss", *case.gradients)
-            comparisons += [Comparison(case.id, case.group, q, Verdict.NOT_RUN, detail=left_out) for q in quantities]
+            comparisons += [
+                Comparison(case.id, case.group, q, Verdict.NOT_RUN, detail=left_out) for q in case.quantities
+            ]
         if number % TICK == 0 or number == len(cases):
             progress(TICK if number % TICK == 0 else number % TICK)
-    return Judgement(implementation.label, implementation.version(), None, tuple(comparisons))
+    version = f"{implementation.library} {implementation.version()}"
+    return Judgement(implementation.label, version, None, tuple(comparisons), _environment(implementation), grids)
 
 
 def judge_all(
-    labels: Iterable[str],
-    groups: Iterable[str],
-    *,
-    everything: bool = False,
-    processes: int | None = None,
-    progress: Callable[[str, int], object] = lambda *_: None,
+    question: Question, *, processes: int | None = None, progress: Callable[[str, int], object] = lambda *_: None
 ) -> list[Judgement]:
-    """Verdicts on the implementations of these labels, in their order, over the cases of some groups.
+    """Verdicts on the implementations that are asked for, in their order.
 
     ``progress`` is called with a label and the number of cases that were judged since the last call.
     """
-    labels, groups = list(labels), tuple(groups)
     judgements: dict[str, Judgement] = {}
     # A process that is forked after JAX or PyTorch has started its threads may hang.
     spawn = get_context("spawn")
     with spawn.Manager() as manager, ProcessPoolExecutor(processes, mp_context=spawn) as pool:
         ticks: Queue[tuple[str, int]] = manager.Queue()
         # What compiles takes longest, and is best not begun last.
-        order = sorted(labels, key=lambda label: "jit" not in label and "compile" not in label)
-        pending = {pool.submit(_judge_label, label, groups, everything, ticks) for label in order}
+        order = sorted(question.labels, key=lambda label: "jit" not in label and "compile" not in label)
+        pending = {pool.submit(_judge_label, label, question, ticks) for label in order}
         while pending:
             done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
             while not ticks.empty():
                 progress(*ticks.get())
             judgements.update((judgement.label, judgement) for judgement in (future.result() for future in done))
-    return [judgements[label] for label in labels]
+    return [judgements[label] for label in question.labels]
 
 
 def unused_entries(judgements: Iterable[Judgement]) -> list[str]:
     """Ledger entries that explain nothing, although an implementation that they are about was judged."""
     judgements = list(judgements)
     used = {entry for judgement in judgements for comparison in judgement.comparisons for entry in comparison.ledger}
-    judged = {judgement.label for judgement in judgements if judgement.comparisons}
-    present = [i for i in (*every_implementation(), reference()) if i.label in judged | {reference().label}]
-    entries = (*DEVIATIONS, *REFUSALS)
-    return [entry.id for entry in entries if entry.id not in used and any(map(entry.who, present))]
+    judged = {judgement.label for judgement in judgements if judgement.comparisons} | {reference().label}
+    present = [i for i in every_implementation() if i.label in judged]
+    return [entry.id for entry in ENTRIES if entry.id not in used and any(map(entry.who, present))]
 
 
-def _judge_label(label: str, groups: tuple[str, ...], everything: bool, ticks: "Queue[tuple[str, int]]") -> Judgement:
-    implementation = next(i for i in every_implementation() if i.label == label)
-    cases = [case for case in _corpus().cases if case.group in groups]
+def grids_of(implementation: Implementation) -> Grids:
+    """Results of an implementation over all grids."""
+    return {case.id: grid(case, implementation.run(case)) for case in _corpus().cases if is_grid(case)}
+
+
+def is_grid(case: Case) -> bool:
+    """Whether a case is one of the grids of special values."""
+    return case.id.startswith("edge/grid/")
+
+
+def grid(case: Case, outcome: Outcome) -> Mapping[str, Values]:
+    """Results of a case by quantity."""
+    results = ((quantity, outcome.quantity(quantity)) for quantity in case.quantities)
+    return {quantity: result.values for quantity, result in results if result is not None}
+
+
+_expected_outcomes: dict[tuple[str, str], Outcome] = {}
+
+
+def expected_outcome(against: Implementation, case: Case) -> Outcome:
+    """Outcome of the reference, computed once in each process."""
+    key = against.label, case.id
+    if key not in _expected_outcomes:
+        _expected_outcomes[key] = against.run(case)
+    return _expected_outcomes[key]
+
+
+def _judge_label(label: str, question: Question, ticks: "Queue[tuple[str, int]]") -> Judgement:
+    known = _known(question.files)
+    cases = [case for case in _corpus().cases if case.group in question.groups]
     return judge_implementation(
-        implementation, cases, everything=everything, progress=lambda count: ticks.put((label, count))
+        known[label],
+        cases,
+        known[question.reference],
+        everything=question.everything,
+        progress=lambda count: ticks.put((label, count)),
     )
+
+
+def _environment(implementation: Implementation) -> Mapping[str, str]:
+    if isinstance(implementation, Recorded):
+        return implementation.environment
+    where = f"{platform.system()} {platform.machine()}"
+    return {"source": "live", "python": platform.python_version(), "platform": where}
+
+
+@cache
+def _known(files: tuple[Path, ...]) -> dict[str, Implementation]:
+    return known_implementations(files)
 
 
 @cache
 def _corpus() -> Corpus:
-    return load()
+    return load_corpus()
 
 
 @cache
@@ -129,13 +216,3 @@ def _unreduced_cases() -> frozenset[str]:
     dtypes = (("float32", "float32"), ("float64", "float64"))
     cases = _corpus().cases
     return frozenset(c.id for c in cases if c.reduction == "none" and (c.input.dtype, c.target.dtype) in dtypes)
-
-
-_expected_outcomes: dict[str, Outcome] = {}
-
-
-def _expected(case: Case) -> Outcome:
-    """Outcome of the reference, computed once in each process."""
-    if case.id not in _expected_outcomes:
-        _expected_outcomes[case.id] = reference().run(case)
-    return _expected_outcomes[case.id]

@@ -4,27 +4,28 @@ from collections.abc import Mapping
 
 import pytest
 
-from conformance.corpus import load
-from conformance.implementations import every_implementation
+from conformance.implementations import every_implementation, reference
 from conformance.judge import Verdict
-from conformance.run import Judgement, judge_all, unused_entries
+from conformance.record import load_corpus
+from conformance.run import Judgement, Question, judge_all, unused_entries
 
 LABELS = [implementation.label for implementation in every_implementation()]
-GROUPS = load().groups
+GROUPS = load_corpus().groups
 
 
 @pytest.fixture(scope="module")
 def judgements(request: pytest.FixtureRequest) -> Mapping[str, Judgement]:
     reporter = request.config.pluginmanager.get_plugin("terminalreporter")
     judged = dict.fromkeys(LABELS, 0)
-    total = len(load().cases)
+    total = len(load_corpus().cases)
+    question = Question(tuple(LABELS), GROUPS, reference().label)
 
     def progress(label: str, count: int) -> None:
         judged[label] += count
         if judged[label] == total and reporter is not None:
             reporter.write_line(f"done: {label}")
 
-    return {judgement.label: judgement for judgement in judge_all(LABELS, GROUPS, progress=progress)}
+    return {judgement.label: judgement for judgement in judge_all(question, progress=progress)}
 
 
 @pytest.mark.parametrize("group", GROUPS)

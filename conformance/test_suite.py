@@ -9,18 +9,18 @@ import pytest
 from torch import cuda
 
 import conformance.__main__ as command
-from conformance import corpus
-from conformance.build_corpus import build
-from conformance.corpus import Case, Operand
+from conformance import record
+from conformance.build_corpus import build, save
 from conformance.elements import Elements
-from conformance.implementation import Implementation, Outcome, Result
-from conformance.implementations import CONVENTIONS, numpy, reference, torch
+from conformance.implementations import CONVENTIONS, reference, torch
+from conformance.implementations.kldiv_xp import numpy
 from conformance.judge import Comparison, Verdict, judge
-from conformance.ledger import DEVIATIONS, REFUSALS, Deviation, Refusal
+from conformance.ledger import ENTRIES
+from conformance.record import Case, Implementation, Operand, Outcome, as_result
 from conformance.run import judge_implementation
 from conformance.tolerance import tolerance
 
-CASES = corpus.load().cases
+CASES = record.load_corpus().cases
 # Of the large arrays only those whose sum float16 cannot hold: the others take long, and show no mutation more.
 CASES_FOR_MUTATIONS = [
     case
@@ -161,7 +161,7 @@ def example(input: Any, target: Any, reduction: str = "none", *, log_target: boo
 
 def verdict(case: Case, loss: Any, implementation: Implementation | None = None) -> Comparison:
     """Verdict on a loss that an implementation, by default one without deviations, is said to have given."""
-    outcome = Outcome(Result(np.asarray(loss, np.float32), "float32"))
+    outcome = Outcome(as_result(np.asarray(loss, np.float32), "float32"))
     judged_by = implementation or torch.TorchNN("cuda")
     (comparison,) = judge(case, judged_by, outcome, reference(), reference().run(case))
     return comparison
@@ -194,7 +194,7 @@ def test_a_deviation_is_excused_only_with_the_value_that_the_ledger_states() -> 
 def test_a_deviation_of_the_reference_excuses_no_wrong_value(wrong: float) -> None:
     case = next(case for case in CASES if case.id == "random/12500x80/recipe/float16/target/batchmean")
     wanted = reference().run(case)
-    outcome = Outcome(Result(np.asarray(wrong, np.float16), "float16"))
+    outcome = Outcome(as_result(np.asarray(wrong, np.float16), "float16"))
     (comparison,) = judge(case, numpy.KLDivXP("oneflow"), outcome, reference(), wanted)
     assert comparison.verdict == Verdict.DIFFERS
 
@@ -205,7 +205,7 @@ def test_a_gradient_that_the_reference_gets_wrong_is_still_judged(wrong: float) 
     wanted, right = reference().run(case), numpy.KLDivXP("torch").run(case)
     differing = right.gradients["target"].values != wanted.gradients["target"].values
     spoiled = np.where(differing, np.float16(wrong), right.gradients["target"].values)
-    outcome = Outcome(right.loss, {**right.gradients, "target": Result(spoiled, "float16")})
+    outcome = Outcome(right.loss, {**right.gradients, "target": as_result(spoiled, "float16")})
     verdicts = {c.quantity: c.verdict for c in judge(case, numpy.KLDivXP("torch"), outcome, reference(), wanted)}
     assert verdicts == {"loss": Verdict.AGREES, "input": Verdict.AGREES, "target": Verdict.DIFFERS}
 
@@ -230,7 +230,7 @@ def test_another_dtype_or_shape_differs() -> None:
     case = example([-1.0], [0.5])
     loss = reference().run(case).loss
     assert loss is not None
-    for other in (Result(loss.values, "float64"), Result(loss.values[0], "float32")):
+    for other in (as_result(loss.values, "float64"), as_result(loss.values[0], "float32")):
         (comparison,) = judge(case, numpy.KLDivXP("torch"), Outcome(other), reference(), reference().run(case))
         assert comparison.verdict == Verdict.DIFFERS
 
@@ -243,16 +243,15 @@ def test_an_error_where_the_reference_has_a_result_differs() -> None:
 
 
 def test_the_ids_of_the_ledger_are_unique_and_its_evidence_is_in_the_corpus() -> None:
-    entries: list[Deviation | Refusal] = [*DEVIATIONS, *REFUSALS]
-    assert len({entry.id for entry in entries}) == len(entries)
+    assert len({entry.id for entry in ENTRIES}) == len(ENTRIES)
     cases = {case.id for case in CASES}
-    assert [entry.id for entry in entries if entry.evidence.split(";")[0].split(" ")[0] not in cases] == []
+    assert [entry.id for entry in ENTRIES if entry.evidence.split(";")[0].split(" ")[0] not in cases] == []
 
 
 def test_the_committed_corpus_is_what_its_program_builds(tmp_path: Path) -> None:
     built = build()
-    corpus.save(tmp_path / "corpus.npz", built.cases, built.operands, built.arrays)
-    with np.load(tmp_path / "corpus.npz") as new, np.load(corpus.PATH) as committed:
+    save(tmp_path / "corpus.npz", built)
+    with np.load(tmp_path / "corpus.npz") as new, np.load(record.CORPUS) as committed:
         assert new["manifest"].tobytes() == committed["manifest"].tobytes()
         for name in set(committed.files) - {"manifest", "digest"}:
             assert new[name].dtype == committed[name].dtype
@@ -266,29 +265,29 @@ def test_the_committed_corpus_is_what_its_program_builds(tmp_path: Path) -> None
 
 def test_a_damaged_corpus_is_refused(tmp_path: Path) -> None:
     copy = tmp_path / "corpus.npz"
-    with np.load(corpus.PATH) as file:
+    with np.load(record.CORPUS) as file:
         arrays = dict(file)
     name = next(name for name in arrays if name.startswith("real/student"))
     arrays[name] = arrays[name] + 1
     np.savez(copy, **arrays)
     with pytest.raises(ValueError, match="damaged"):
-        corpus.load(copy)
+        record.load_corpus(copy)
 
 
 @pytest.mark.parametrize("bits", [0x0001, 0x007F, 0x0080, 0x3F80, 0x3F81, 0x7F7F, 0x7F80, 0xFF80, 0x8000])
 def test_bfloat16_survives_the_way_through_float32(bits: int) -> None:
-    there = corpus.from_bfloat16_bits(np.asarray([bits], np.uint16))
-    assert corpus.to_bfloat16_bits(there).tolist() == [bits]
+    there = record.from_bfloat16_bits(np.asarray([bits], np.uint16))
+    assert record.to_bfloat16_bits(there).tolist() == [bits]
 
 
 def test_bfloat16_is_rounded_to_even() -> None:
     values = np.asarray([1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-20], np.float32)
-    assert corpus.from_bfloat16_bits(corpus.to_bfloat16_bits(values)).tolist() == [1.0, 1 + 2**-6, 1 + 2**-7]
+    assert record.from_bfloat16_bits(record.to_bfloat16_bits(values)).tolist() == [1.0, 1 + 2**-6, 1 + 2**-7]
 
 
 def test_the_command_exits_with_zero_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = tmp_path / "report.json"
-    status = command.main(["-i", "kldiv_xp numpy", "-i", "cupy", "-g", "documentation", "--json", str(report)])
+    status = command.main(["-i", "kldiv_xp numpy", "-i", "cupy", "-g", "documentation", "--write", str(report)])
     printed = capsys.readouterr().out
     assert status == 0
     assert "0 differ" in printed

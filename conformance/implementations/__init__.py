@@ -1,24 +1,39 @@
-"""The implementations that the suite knows, one file for each library."""
+"""The implementations that the suite knows: ``kldiv_xp`` in the folder of its name, the foreign ones beside it.
 
-from collections.abc import Iterator
+What is light runs here. What needs an environment of its own (OneFlow, an old PyTorch), or takes long (Optax compiles
+for every new shape), was run by ``conformance/record.py``, and its recording lies in ``conformance/recordings``.
+"""
 
-from conformance.implementation import Implementation
-from conformance.implementations import array_api_strict, cupy, jax, numpy, torch
+from functools import cache
+from pathlib import Path
+
+from conformance.implementations import scipy, torch
+from conformance.implementations.kldiv_xp import array_api_strict, cupy, jax, numpy
+from conformance.implementations.kldiv_xp import torch as kldiv_xp_torch
+from conformance.record import Implementation, load_corpus
+from conformance.recording import read_recording
 
 CONVENTIONS = ("oneflow", "torch", "limit")
+RECORDINGS = Path(__file__).parents[1] / "recordings"
+
+_KLDIV_XP = (numpy, array_api_strict, jax, kldiv_xp_torch, cupy)
+_FOREIGN = (torch, scipy)
 
 
 def reference() -> Implementation:
-    """``torch.nn.KLDivLoss`` on the CPU, which the others are held against."""
+    """``torch.nn.KLDivLoss`` on the CPU, which the others are held against unless another is named."""
     return torch.TorchNN()
 
 
-def every_implementation() -> Iterator[Implementation]:
-    """Each implementation, once for each convention that it has."""
-    for convention in CONVENTIONS:
-        yield numpy.KLDivXP(convention)
-        yield array_api_strict.KLDivXP(convention)
-        yield from (jax.KLDivXP(convention, jit=jit, platform=p) for p in ("cpu", "cuda") for jit in (False, True))
-        yield from (torch.KLDivXP(convention, compile=c, device=d) for d in ("cpu", "cuda") for c in (False, True))
-        yield cupy.KLDivXP(convention)
-    yield torch.TorchNN("cuda")
+@cache
+def every_implementation() -> tuple[Implementation, ...]:
+    """What is installed and what was recorded; what cannot run here is taken from a recording, if there is one."""
+    installed = [i for convention in CONVENTIONS for module in _KLDIV_XP for i in module.implementations(convention)]
+    installed += [i for module in _FOREIGN for i in module.implementations()]
+    recorded = {i.label: i for i in map(_recorded, sorted(RECORDINGS.glob("*.npz")))}
+    here = [recorded.pop(i.label, i) if i.not_run() else i for i in installed]
+    return (*here, *(i for label, i in recorded.items() if label not in {i.label for i in here}))
+
+
+def _recorded(path: Path) -> Implementation:
+    return read_recording(path, load_corpus())

@@ -1,25 +1,26 @@
 """``kldiv_xp`` on CuPy."""
 
+from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 
-from conformance.implementation import Result, as_result
-from conformance.implementations.closed_form import ClosedForm
+from conformance.implementations.kldiv_xp.closed_form import ClosedForm
+from conformance.record import Implementation, Result, as_result
 
 
 class KLDivXP(ClosedForm):
     """CuPy arrays, on the current CUDA device."""
 
     def __init__(self, convention: str) -> None:
-        super().__init__("kldiv_xp cupy", convention)
+        super().__init__("kldiv_xp cupy", "cupy", convention, device="cuda")
 
     def version(self) -> str:
         """Version of CuPy."""
         import cupy
 
-        return f"cupy {cupy.__version__}"
+        return str(cupy.__version__)
 
     def not_run(self) -> str | None:
         """Reason if there is no CuPy, or nothing that it could run on."""
@@ -38,3 +39,8 @@ class KLDivXP(ClosedForm):
     def result(self, array: Any) -> Result:
         """Result of an array."""
         return as_result(array.get(), array.dtype)
+
+
+def implementations(convention: str) -> Iterator[Implementation]:
+    """CuPy arrays."""
+    yield KLDivXP(convention)

@@ -3,8 +3,7 @@
 from abc import abstractmethod
 from typing import Any
 
-from conformance.corpus import Case, Operand
-from conformance.implementation import Implementation, Outcome, Result, UnsupportedError
+from conformance.record import Case, Implementation, Operand, Outcome, Result, UnsupportedError
 from kldiv_xp import kl_div, kl_div_value_and_grad
 
 
@@ -12,6 +11,9 @@ class ClosedForm(Implementation):
     """Base of the adapters: they say how an operand becomes an array of the library, and back."""
 
     missing_dtypes: tuple[str, ...] = ("bfloat16",)
+
+    def __init__(self, name: str, library: str, convention: str, *, device: str = "cpu") -> None:
+        super().__init__(name, library, convention=convention, device=device)
 
     @abstractmethod
     def namespace(self) -> Any:

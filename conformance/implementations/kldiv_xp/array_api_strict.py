@@ -1,13 +1,13 @@
 """``kldiv_xp`` on array-api-strict, which has nothing but what the standard promises."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import array_api_strict as xp
 import numpy as np
 
-from conformance.corpus import Case
-from conformance.implementation import Outcome, Result, as_result
-from conformance.implementations.closed_form import ClosedForm
+from conformance.implementations.kldiv_xp.closed_form import ClosedForm
+from conformance.record import Case, Implementation, Outcome, Result, as_result
 
 
 class KLDivXP(ClosedForm):
@@ -16,11 +16,11 @@ class KLDivXP(ClosedForm):
     missing_dtypes = ("float16", "bfloat16")
 
     def __init__(self, convention: str) -> None:
-        super().__init__("kldiv_xp array-api-strict", convention)
+        super().__init__("kldiv_xp array-api-strict", "array-api-strict", convention)
 
     def version(self) -> str:
         """Version of array-api-strict."""
-        return f"array-api-strict {xp.__version__}"
+        return str(xp.__version__)
 
     def namespace(self) -> Any:
         """Namespace of array-api-strict."""
@@ -34,3 +34,8 @@ class KLDivXP(ClosedForm):
         """Outcome without boolean indexing and data-dependent shapes, which lazy libraries lack."""
         with xp.ArrayAPIStrictFlags(boolean_indexing=False, data_dependent_shapes=False, enabled_extensions=()):
             return super().compute(case)
+
+
+def implementations(convention: str) -> Iterator[Implementation]:
+    """Arrays of array-api-strict."""
+    yield KLDivXP(convention)

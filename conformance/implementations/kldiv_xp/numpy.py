@@ -1,23 +1,24 @@
 """``kldiv_xp`` on NumPy."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import array_api_compat.numpy
 import numpy as np
 
-from conformance.implementation import Result, as_result
-from conformance.implementations.closed_form import ClosedForm
+from conformance.implementations.kldiv_xp.closed_form import ClosedForm
+from conformance.record import Implementation, Result, as_result
 
 
 class KLDivXP(ClosedForm):
     """NumPy arrays."""
 
     def __init__(self, convention: str) -> None:
-        super().__init__("kldiv_xp numpy", convention)
+        super().__init__("kldiv_xp numpy", "numpy", convention)
 
     def version(self) -> str:
         """Version of NumPy."""
-        return f"numpy {np.__version__}"
+        return np.__version__
 
     def namespace(self) -> Any:
         """NumPy's namespace."""
@@ -26,3 +27,8 @@ class KLDivXP(ClosedForm):
     def result(self, array: Any) -> Result:
         """Result of an array or a NumPy scalar."""
         return as_result(array, array.dtype)
+
+
+def implementations(convention: str) -> Iterator[Implementation]:
+    """NumPy arrays."""
+    yield KLDivXP(convention)

@@ -1,0 +1,1 @@
+"""``kldiv_xp``, on every array library that can be installed beside the others."""

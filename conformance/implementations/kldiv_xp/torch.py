@@ -1,0 +1,59 @@
+"""``kldiv_xp`` on PyTorch, eager and compiled."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+import torch
+import torch._dynamo
+
+from conformance.implementations.torch import TorchTensors
+from conformance.record import Case, Implementation
+from kldiv_xp.torch import KLDivLoss
+
+
+class KLDivXP(TorchTensors):
+    """``kldiv_xp.torch.KLDivLoss``, eager or compiled."""
+
+    def __init__(self, convention: str, *, compiled: bool, device: str) -> None:
+        name = f"kldiv_xp {'torch.compile' if compiled else 'torch'}"
+        super().__init__(name, device=device, convention=convention, compiled=compiled)
+
+    def not_run(self) -> str | None:
+        """Reason if there is no device, or no compiler where one is needed."""
+        if self.compiled and shutil.which("g++") is None and shutil.which("clang++") is None:
+            return "no C++ compiler, which torch.compile needs"
+        return super().not_run()
+
+    def left_out(self, case: Case) -> str | None:
+        """Leave out what would need a compilation for a case or two: each takes seconds."""
+        if self.compiled and case.group in ("random", "close", "real") and not _worth_compiling(case):
+            return "one compilation a case, of seconds each; run with --all"
+        return None
+
+    def loss(self, case: Case) -> Callable[[Any, Any], torch.Tensor]:
+        """Our module, compiled into one graph where asked for."""
+        fullgraph = case.group != "refused"  # an error breaks the graph, so that it reaches the caller as it is
+        return _module(case.reduction, case.log_target, str(self.convention), self.compiled, fullgraph)
+
+
+@cache
+def _module(
+    reduction: Any, log_target: bool, convention: Any, compiled: bool, fullgraph: bool
+) -> Callable[[Any, Any], torch.Tensor]:
+    loss = KLDivLoss(reduction, log_target, convention=convention)
+    # One graph for each shape and dtype of the corpus: more than a program has, so that the limit has to go.
+    torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 2**16
+    return torch.compile(loss, fullgraph=fullgraph, dynamic=False) if compiled else loss
+
+
+def _worth_compiling(case: Case) -> bool:
+    return case.reduction in ("none", "batchmean") and "temperature-0.25/float" in case.id
+
+
+def implementations(convention: str) -> Iterator[Implementation]:
+    """Eager and compiled, on each kind of device."""
+    for device in ("cpu", "cuda"):
+        yield KLDivXP(convention, compiled=False, device=device)
+        yield KLDivXP(convention, compiled=True, device=device)

@@ -1,0 +1,34 @@
+"""The known deviations from the reference, as data: who, under which condition, what instead, and why.
+
+An entry explains a difference only where its condition holds, and only if the implementation gives what the entry says
+that it gives. In a full run every entry must explain something. There is a file for each library.
+"""
+
+from conformance.ledger import formulas, kldiv_xp, mlx, oneflow, optax, paddle, probabilities, pytorch
+from conformance.ledger.entry import Deviation, Mask, Promotion, Refusal
+from conformance.ledger.kldiv_xp import promised_error
+from conformance.record import Implementation
+
+__all__ = [
+    "DEVIATIONS",
+    "ENTRIES",
+    "PROMOTIONS",
+    "REFUSALS",
+    "Deviation",
+    "Mask",
+    "Promotion",
+    "Refusal",
+    "deviations_of",
+    "promised_error",
+]
+
+_FILES = (formulas, kldiv_xp, pytorch, mlx, oneflow, optax, paddle, probabilities)
+DEVIATIONS: tuple[Deviation, ...] = tuple(entry for file in _FILES for entry in file.DEVIATIONS)
+REFUSALS: tuple[Refusal, ...] = tuple(entry for file in _FILES for entry in file.REFUSALS)
+PROMOTIONS: tuple[Promotion, ...] = probabilities.PROMOTIONS
+ENTRIES: tuple[Deviation | Refusal | Promotion, ...] = (*DEVIATIONS, *REFUSALS, *PROMOTIONS)
+
+
+def deviations_of(implementation: Implementation, quantity: str) -> list[Deviation]:
+    """Entries about one quantity of an implementation; where two hold, the later one counts."""
+    return [d for d in DEVIATIONS if quantity in d.quantities and d.who(implementation)]

@@ -1,0 +1,141 @@
+"""What follows from a formula that several implementations have, and PyTorch has not any more."""
+
+import re
+
+import numpy as np
+
+from conformance.ledger.entry import (
+    Deviation,
+    Refusal,
+    among_log_probabilities,
+    among_probabilities,
+    products_overflow,
+    zero,
+)
+from conformance.record import Implementation
+
+
+def pytorch_until_1_12(implementation: Implementation) -> bool:
+    """Whether this is ``torch.nn.KLDivLoss`` with the formula that it had before 1.13."""
+    version = re.match(r"1\.(\d+)\b", implementation.version())
+    return implementation.name.startswith("torch.nn.KLDivLoss") and version is not None and int(version[1]) < 13
+
+
+def oneflow(implementation: Implementation) -> bool:
+    """Whether this is OneFlow itself."""
+    return implementation.library == "oneflow"
+
+
+def paddle(implementation: Implementation) -> bool:
+    """Whether this is PaddlePaddle."""
+    return implementation.library == "paddle"
+
+
+def zero_unless_positive(implementation: Implementation) -> bool:
+    """Whether the loss is 0 unless the target is positive."""
+    foreign = oneflow(implementation) or paddle(implementation) or pytorch_until_1_12(implementation)
+    return foreign or implementation.convention == "oneflow"
+
+
+def factored_formula(implementation: Implementation) -> bool:
+    """Whether the loss is one product."""
+    return implementation.convention == "limit" or zero_unless_positive(implementation)
+
+
+def _product(implementation: Implementation) -> bool:
+    named = implementation.name in ("optax.losses.kl_divergence", "scipy.special.rel_entr")
+    return named or factored_formula(implementation)
+
+
+def _foreign_and_zero_unless_positive(implementation: Implementation) -> bool:
+    foreign = implementation.convention is None and not paddle(implementation)  # which keeps NaN
+    return foreign and zero_unless_positive(implementation)
+
+
+def _equal_shapes_only(implementation: Implementation) -> bool:
+    return implementation.convention is not None or oneflow(implementation) or paddle(implementation)
+
+
+DEVIATIONS = (
+    Deviation(
+        "factored-formula",
+        _product,
+        ("loss",),
+        lambda e: among_probabilities(e, (e.y > 0) & products_overflow(e)),
+        lambda e: e.y * (e.log_p - e.x),
+        "y (log y - x) is one product; PyTorch subtracts two, y log y - y x, which are both infinite for an infinite"
+        " target, and may be for a huge one",
+        "edge/grid/float32/target/none at y = inf, x = 0",
+    ),
+    Deviation(
+        "masked-class",
+        factored_formula,
+        ("loss",),
+        lambda e: among_probabilities(e, (e.y == 0) & np.isinf(e.x)),
+        zero,
+        "a class that the target excludes costs nothing, whatever the input says of it; PyTorch since 1.13 computes"
+        " 0 * inf = NaN",
+        "edge/grid/float32/target/none; https://github.com/pytorch/pytorch/issues/89558",
+    ),
+    Deviation(
+        "nan-input-at-zero-target",
+        zero_unless_positive,
+        ("loss",),
+        lambda e: among_probabilities(e, (e.y == 0) & np.isnan(e.x)),
+        zero,
+        "OneFlow and PyTorch up to 1.12 give 0 for every zero target, whatever the input",
+        "edge/grid/float32/target/none at y = 0, x = nan",
+    ),
+    Deviation(
+        "negative-target",
+        zero_unless_positive,
+        ("loss", "input"),
+        lambda e: among_probabilities(e, e.y < 0),
+        zero,
+        "OneFlow and PyTorch up to 1.12 give 0 for a negative target, as the documentation's example shows; a constant"
+        " has the gradient 0",
+        "documentation/float32/target/none",
+    ),
+    Deviation(
+        "nan-target-swallowed",
+        _foreign_and_zero_unless_positive,
+        ("loss", "input"),
+        lambda e: among_probabilities(e, np.isnan(e.y)),
+        zero,
+        "wrong: NaN > 0 is false, so that a NaN target counts as 0, and a model that has broken down goes unnoticed",
+        "edge/grid/float32/target/none at y = nan",
+    ),
+    Deviation(
+        "logarithmic-gradient-at-infinity",
+        _foreign_and_zero_unless_positive,
+        ("target",),
+        lambda e: among_probabilities(e, np.isposinf(e.y)),
+        lambda e: e.log_p + 1 - e.x,
+        "log y + 1 - x is infinite for an infinite target; PyTorch divides infinity by infinity",
+        "edge/grid/float32/target/none at y = inf, x = 0",
+    ),
+    Deviation(
+        "factored-gradient",
+        _foreign_and_zero_unless_positive,
+        ("target",),
+        lambda e: among_log_probabilities(e, ~np.isfinite(e.p * (e.y - e.x))),
+        lambda e: e.p * (e.y - e.x + 1),
+        "p (log p - x + 1) is one product; PyTorch adds two, p (log p - x) + p, and infinities may cancel",
+        "edge/grid/float32/log_target/none at y = 1e4, x = 1e4",
+    ),
+)
+
+REFUSALS = (
+    Refusal(
+        "no-broadcasting",
+        _equal_shapes_only,
+        lambda case, outcome: (
+            case.input.is_array
+            and case.target.is_array
+            and case.input.values.shape != case.target.values.shape
+            and outcome.error is not None
+        ),
+        "shapes must be equal: (N, 1) against (N,) is a classic bug, which PyTorch only warns of",
+        "refused/column-against-row/target/mean",
+    ),
+)

@@ -1,0 +1,135 @@
+"""Where ``kldiv_xp`` departs from PyTorch's formula: by its conventions and promises, and by what runs it."""
+
+from collections.abc import Callable
+from typing import get_args
+
+import numpy as np
+
+from conformance.elements import Elements
+from conformance.ledger.entry import Deviation, Refusal, among_probabilities, zero
+from conformance.record import Case, Implementation
+from kldiv_xp._options import Reduction
+
+
+def promised_error(case: Case) -> str:
+    """Kind of error that ``kldiv_xp`` promises for a call outside its interface; empty for one within it."""
+    if not (case.input.is_array and case.target.is_array):
+        return "TypeError"
+    if any(operand.values.dtype.kind != "f" for operand in (case.input, case.target)):
+        return "TypeError"
+    fits = case.input.values.shape == case.target.values.shape and case.reduction in get_args(Reduction)
+    return "" if fits else "ValueError"
+
+
+def _convention(*names: str) -> Callable[[Implementation], bool]:
+    return lambda implementation: implementation.convention in names
+
+
+def _kldiv_xp(implementation: Implementation) -> bool:
+    return implementation.convention is not None
+
+
+def _closed_form(implementation: Implementation) -> bool:
+    return _kldiv_xp(implementation) and implementation.library != "torch"
+
+
+def _xla_on_cpu(implementation: Implementation) -> bool:
+    return implementation.library in ("jax", "optax") and implementation.device == "cpu"
+
+
+def _jitted(implementation: Implementation) -> bool:
+    return implementation.library == "jax" and implementation.compiled
+
+
+def _jitted_expanded_formula(implementation: Implementation) -> bool:
+    return _jitted(implementation) and implementation.convention == "torch"
+
+
+DEVIATIONS = (
+    Deviation(
+        "subnormals-are-zero",
+        _xla_on_cpu,
+        ("loss", "input", "target"),
+        lambda e: e.subnormal(e.p) | e.subnormal(e.p * e.weight) | e.subnormal(e.formula("loss")),
+        None,
+        "XLA lets the CPU take subnormal numbers for zero, as arguments and as results; a target of zero is then judged"
+        " by the convention",
+        "edge/grid/float32/target/none at y = 1.4e-45; https://github.com/jax-ml/jax/issues/16200",
+        sees=Elements.with_flush,
+    ),
+    Deviation(
+        "contracted-product",
+        _jitted_expanded_formula,
+        ("loss",),
+        lambda e: among_probabilities(
+            e, np.isfinite(e.y) & np.isposinf(e.rounded(e.y * e.log_p)) & np.isposinf(e.rounded(e.y * e.x))
+        ),
+        lambda _: -np.inf,
+        "XLA fuses a product and a difference into one operation, so that y log y of a huge target does not overflow",
+        "edge/grid/float32/target/none at y = 2.1e37, x = 1e4",
+    ),
+    Deviation(
+        "negative-target-gradient",
+        _convention("oneflow"),
+        ("target",),
+        lambda e: among_probabilities(e, e.y < 0),
+        zero,
+        "the loss is 0 there, and so is its gradient",
+        "documentation/float32/target/none",
+    ),
+    Deviation(
+        "closed-form-at-infinity",
+        _closed_form,
+        ("target",),
+        lambda e: among_probabilities(e, np.isposinf(e.y) | ((e.y == 0) & np.isinf(e.x))),
+        lambda e: e.log_p + 1 - e.x,
+        "where the loss is infinite or NaN, the closed form is infinite, too; PyTorch multiplies 0 by infinity",
+        "edge/grid/float32/target/none at y = inf, x = 0",
+    ),
+    Deviation(
+        "zero-target-gradient",
+        _kldiv_xp,
+        ("target",),
+        lambda e: among_probabilities(e, (e.y == 0) & np.isfinite(e.x)),
+        zero,
+        "the gradient is finite wherever the loss is; PyTorch differentiates xlogy(y, y) at 0 to NaN",
+        "real/temperature-0.25/float32/target/none; https://github.com/google-deepmind/optax/pull/1786",
+    ),
+    Deviation(
+        "zero-target-gradient-of-a-masked-class",
+        _convention("oneflow", "limit"),
+        ("target",),
+        lambda e: among_probabilities(e, (e.y == 0) & np.isinf(e.x)),
+        zero,
+        "the loss is 0 there, and so is its gradient",
+        "edge/grid/float32/target/none at y = 0, x = -inf",
+    ),
+    Deviation(
+        "nan-input-gradient-at-zero-target",
+        _convention("oneflow"),
+        ("target",),
+        lambda e: among_probabilities(e, (e.y == 0) & np.isnan(e.x)),
+        zero,
+        "the loss is 0 there, and so is its gradient",
+        "edge/grid/float32/target/none at y = 0, x = nan",
+    ),
+    Deviation(
+        "log-of-zero",
+        _convention("limit"),
+        ("loss", "target"),
+        lambda e: e.log_target & (e.y == -np.inf) & ~np.isnan(e.x),
+        zero,
+        "a log target of -inf is a probability of 0 and costs nothing; PyTorch computes 0 * inf = NaN",
+        "real/temperature-0.25/float32/log-of-zeros/log_target/batchmean",
+    ),
+)
+
+REFUSALS = (
+    Refusal(
+        "numbers-become-arrays",
+        _jitted,
+        lambda case, outcome: isinstance(case.input.values, float) and outcome.loss is not None,
+        "jax.jit hands the function an array for every number, so that there is nothing left to refuse",
+        "refused/number/target/mean",
+    ),
+)

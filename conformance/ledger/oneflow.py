@@ -1,0 +1,78 @@
+"""Where OneFlow departs from PyTorch's formula, beyond what old PyTorch did."""
+
+import numpy as np
+
+from conformance.elements import Elements, Floats
+from conformance.ledger.entry import Deviation, Refusal, among_probabilities
+from conformance.ledger.formulas import oneflow, paddle
+
+_SMALLEST_IN_LOGARITHM = 1e-20
+
+
+def _float32_logarithm(e: Elements) -> Floats:
+    """Roundings of the target and of its logarithm to float32, of a case in float64."""
+    size = np.abs(np.log(np.maximum(e.y, _SMALLEST_IN_LOGARITHM))) + 1
+    return np.where(e.dtype == "float64", np.abs(e.y) * size * (np.finfo(np.float32).eps / e.eps), 0.0)
+
+
+DEVIATIONS = (
+    Deviation(
+        "float32-logarithm",
+        oneflow,
+        ("loss",),
+        lambda e: among_probabilities(e, (e.y > 0) & np.asarray(e.dtype == "float64")),
+        lambda e: e.y * (np.log(e.y.astype(np.float32).astype(np.float64)) - e.x),
+        "wrong: the logarithm is taken of a float64 target's float32 value, in float32: the loss is off by up to 1e-7"
+        " of y log y, and infinite for targets above 3.4e38",
+        "close/1e-6/float64/target/none",
+        roundings=_float32_logarithm,
+    ),
+    Deviation(
+        "clamped-logarithm",
+        oneflow,
+        ("loss",),
+        lambda e: among_probabilities(e, (e.y > 0) & (e.y < _SMALLEST_IN_LOGARITHM)),
+        lambda e: e.y * (np.log(_SMALLEST_IN_LOGARITHM) - e.x),
+        "wrong: the logarithm is taken of 1e-20 for all smaller targets",
+        "edge/grid/float32/target/none at y = 1e-30",
+        roundings=_float32_logarithm,
+    ),
+    Deviation(
+        "infinite-gradient-at-zero-target",
+        oneflow,
+        ("target",),
+        lambda e: among_probabilities(e, e.y == 0),
+        lambda e: e.log_p + 1 - e.x,
+        "wrong: the loss is 0 there, but its gradient is that of y log y, -inf; PyTorch's is NaN",
+        "real/temperature-0.25/float32/target/none",
+    ),
+    Deviation(
+        "mean-of-nothing",
+        oneflow,
+        ("loss",),
+        lambda e: np.asarray(e.x.size == 0 and e.reduction == "mean"),
+        lambda _: 0.0,
+        "the mean over no elements is 0; PyTorch's is NaN, which 0 / 0 is",
+        "random/0x4/even/float32/target/mean",
+        reduced=True,
+    ),
+)
+
+REFUSALS = (
+    Refusal(
+        "mixed-dtypes-refused",
+        lambda implementation: oneflow(implementation) or paddle(implementation),
+        lambda case, outcome: outcome.error is not None and case.input.dtype != case.target.dtype,
+        "the two arrays must have one dtype, but that Paddle promotes float32 beside float64; PyTorch promotes all",
+        "random/5x3/even/float32+float64/target/sum",
+    ),
+    Refusal(
+        "batchmean-of-a-0-d-array-refused",
+        oneflow,
+        lambda case, outcome: (
+            outcome.error is not None and case.reduction == "batchmean" and case.input.values.shape == ()
+        ),
+        "a 0-d array has no batch; PyTorch gives the sum",
+        "random/0-d/even/float32/target/batchmean",
+    ),
+)

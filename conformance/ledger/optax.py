@@ -1,0 +1,29 @@
+"""Where Optax departs from PyTorch's formula, beyond what XLA does."""
+
+from conformance.ledger.entry import Deviation, Refusal, among_log_probabilities, named
+
+_with_log_targets = named("optax.losses.kl_divergence_with_log_targets")
+
+
+DEVIATIONS = (
+    Deviation(
+        "lost-exponential",
+        _with_log_targets,
+        ("target",),
+        lambda e: among_log_probabilities(e, e.subnormal(e.p * e.weight)),
+        lambda e: e.p * (e.y - e.x),
+        "p (y - x) + p is computed as p (g (y - x)) + g p, with the gradient g of the sum: where g p is subnormal, XLA"
+        " takes it for 0",
+        "real/temperature-0.25/float32/log_target/mean; https://github.com/jax-ml/jax/issues/16200",
+    ),
+)
+
+REFUSALS = (
+    Refusal(
+        "numbers-taken",
+        named("optax.losses.kl_divergence"),
+        lambda case, outcome: isinstance(case.input.values, float) and outcome.loss is not None,
+        "a Python number is as good as an array of no dimensions",
+        "refused/number/target/mean",
+    ),
+)

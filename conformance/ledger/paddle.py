@@ -1,0 +1,41 @@
+"""Where Paddle departs from PyTorch's formula, beyond what OneFlow and old PyTorch do, too."""
+
+import numpy as np
+
+from conformance.elements import Elements
+from conformance.ledger.entry import Deviation, Refusal, running_total
+from conformance.ledger.formulas import paddle
+from conformance.tolerance import K
+
+_BYTES_AT_ONCE = 32
+"""Width of the vectors in which Paddle computes on the CPU where it was recorded."""
+
+
+def _lanes(e: Elements) -> int:
+    return _BYTES_AT_ONCE // np.dtype(e.dtype).itemsize
+
+
+DEVIATIONS = (
+    Deviation(
+        "mean-of-a-running-total",
+        paddle,
+        ("loss",),
+        # A total of fewer elements cannot be off by more than the tolerance.
+        lambda e: np.asarray(e.reduction == "mean" and e.x.size > 2 * K * _lanes(e)),
+        lambda e: running_total(e.formula("loss"), _lanes(e), e.dtype) / e.divisor,
+        "wrong by 3e-5 for a million float32 elements: the mean is a running total in the dtype itself, one in each"
+        " lane of a vector, although sum and batchmean are added up pairwise",
+        "random/1000x1000/recipe/float32/log_target/mean",
+        reduced=True,
+    ),
+)
+
+REFUSALS = (
+    Refusal(
+        "unknown-reduction-taken",
+        paddle,
+        lambda case, outcome: outcome.error is None and case.reduction not in ("none", "mean", "sum", "batchmean"),
+        "wrong: a misspelt reduction is none at all, and the loss is not a number but an array",
+        "refused/unknown-reduction/log_target/average",
+    ),
+)

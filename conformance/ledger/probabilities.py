@@ -1,0 +1,440 @@
+"""Where losses that take probabilities on both sides depart: SciPy's, JAX's functions of the same names, and Keras's.
+
+They are given ``exp(input)``, and ``exp(target)`` with ``log_target``: a logarithm survives what its exponential does
+not. The functions below follow each one's arithmetic, with the roundings to its dtype that may overflow or underflow.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from conformance.elements import Elements, Floats
+from conformance.ledger.entry import (
+    Deviation,
+    Mask,
+    Promotion,
+    Refusal,
+    among_probabilities,
+    named,
+    zero,
+)
+from conformance.record import Case, Implementation
+
+_scipy_kl_div = named("scipy.special.kl_div")
+_jax_rel_entr = named("jax.scipy.special.rel_entr")
+_jax_kl_div = named("jax.scipy.special.kl_div")
+_keras = named("keras.losses.kl_divergence")
+
+
+def _scipy(implementation: Implementation) -> bool:
+    return implementation.library == "scipy"
+
+
+def _rel_entr(implementation: Implementation) -> bool:
+    return implementation.name in ("scipy.special.rel_entr", "jax.scipy.special.rel_entr")
+
+
+def _takes_arrays_of_all_kinds(implementation: Implementation) -> bool:
+    return implementation.library == "scipy" or implementation.name.startswith("jax.scipy")
+
+
+def _everywhere(e: Elements) -> Mask:
+    return np.full(e.x.shape, True)
+
+
+def _in_dtype_of_input(e: Elements) -> Elements:
+    return replace(e, dtype=e.input_dtype)
+
+
+def _q(e: Elements) -> Floats:
+    """Probability of the input."""
+    return e.rounded(np.exp(e.x))
+
+
+def _p(e: Elements) -> Floats:
+    """Probability of the target."""
+    return e.rounded(np.exp(e.y)) if e.log_target else e.y
+
+
+def _by_p(e: Elements) -> Floats:
+    """Derivative of the target's probability by the target."""
+    return _p(e) if e.log_target else np.ones_like(e.y)
+
+
+def _in_domain(e: Elements) -> Mask:
+    domain: Mask = (_p(e) > 0) & (_q(e) > 0)
+    return domain
+
+
+def _underflows(e: Elements) -> Mask:
+    """Where the input's probability has lost digits, or is 0 although the input is finite."""
+    mask: Mask = np.isfinite(e.x) & (_q(e) < e.tiny)
+    return mask
+
+
+def _overflows(e: Elements) -> Mask:
+    """Where a probability is infinite although its logarithm is not."""
+    overflows: Mask = (np.isfinite(e.x) & np.isinf(_q(e))) | (e.log_target & np.isfinite(e.y) & np.isinf(_p(e)))
+    return overflows
+
+
+def _lost_digits(e: Elements) -> Floats:
+    """What the logarithm of a subnormal probability is off by, in units of the machine epsilon."""
+    q = _q(e)
+    return np.where((q > 0) & (q < e.tiny), e.tiny / np.maximum(q, e.smallest), 0.0)
+
+
+def _size(p: Floats, q: Floats) -> Floats:
+    """Size of the terms of a logarithm of p/q, where a zero or an infinity is exact and counts nothing."""
+    log_p, log_q = np.abs(np.log(p)), np.abs(np.log(q))
+    return 1 + np.where(np.isfinite(log_p), log_p, 0.0) + np.where(np.isfinite(log_q), log_q, 0.0)
+
+
+def _entropy(e: Elements) -> Floats:
+    """The relative entropy as SciPy defines it."""
+    p, q = _p(e), _q(e)
+    loss = np.where(_in_domain(e), p * (np.log(p) - np.log(q)), np.where(p == 0, 0.0, np.inf))
+    return np.where(np.isnan(p) | np.isnan(q), np.nan, loss)
+
+
+def _entropy_in_two_products(e: Elements) -> Floats:
+    """The same in two products, without a thought for NaN."""
+    p, q = _p(e), _q(e)
+    inside = e.rounded(p * np.log(p)) - e.rounded(p * np.log(q))
+    return np.where(_in_domain(e), inside, np.where((p == 0) & (q >= 0), 0.0, np.inf))
+
+
+def _divergence(e: Elements) -> Floats:
+    """SciPy's divergence, with the logarithm of a ratio, in float64 throughout."""
+    p, q = _p(e), _q(e)
+    loss = np.where(_in_domain(e), p * np.log(p / q) - p + q, np.where(p == 0, q, np.inf))
+    return np.where(np.isnan(p) | np.isnan(q), np.nan, loss)
+
+
+def _entropy_by_q(e: Elements) -> Floats:
+    """The derivative by the input's probability, times the gradient of the reduction."""
+    return np.where(_in_domain(e), -e.rounded(e.rounded(e.weight / _q(e)) * _p(e)), 0.0)
+
+
+def _entropy_by_p(e: Elements) -> Floats:
+    """The derivative by the target's probability."""
+    return np.where(_in_domain(e), np.log(_p(e)) + 1 - np.log(_q(e)), 0.0)
+
+
+def _clipped(e: Elements) -> tuple[Floats, Floats]:
+    """Both probabilities between Keras's epsilon, a float32 number, and 1."""
+    epsilon = e.rounded(float(np.float32(1e-7)))
+    return np.clip(_p(e), epsilon, 1.0), np.clip(_q(e), epsilon, 1.0)
+
+
+def _clips(e: Elements) -> Mask:
+    p, q = _clipped(e)
+    clips: Mask = (p != _p(e)) | (q != _q(e))
+    return clips
+
+
+def _clipped_loss(e: Elements) -> Floats:
+    p, q = _clipped(e)
+    return p * np.log(e.rounded(p / q))
+
+
+def _clipped_by_ratio(e: Elements) -> tuple[Floats, Floats]:
+    """The ratio, and the derivative by it, times the gradient of the reduction."""
+    p, q = _clipped(e)
+    ratio = e.rounded(p / q)
+    return ratio, e.rounded(e.rounded(e.rounded(e.weight) * p) / ratio)
+
+
+def _ratio_out_of_range(e: Elements) -> Mask:
+    """Where the ratio overflows, or its denominator has lost digits."""
+    out_of_range: Mask = np.isinf(_clipped_by_ratio(e)[0]) | _underflows(e)
+    return out_of_range
+
+
+def _factor_out_of_range(e: Elements) -> Mask:
+    """Where a factor of the gradients, p/q/q or the derivative by p/q, overflows or loses digits."""
+    ratio, by_ratio = _clipped_by_ratio(e)
+    out_of_range: Mask = np.isinf(e.rounded(ratio / _clipped(e)[1])) | (by_ratio < e.tiny)
+    return out_of_range
+
+
+def _clipped_by_input(e: Elements) -> Floats:
+    q = _clipped(e)[1]
+    ratio, by_ratio = _clipped_by_ratio(e)
+    by_q = -e.rounded(by_ratio * e.rounded(ratio / q))
+    return np.where(q == _q(e), by_q, 0.0) * _q(e) / e.weight
+
+
+def _clipped_by_target(e: Elements) -> Floats:
+    p, q = _clipped(e)
+    ratio, by_ratio = _clipped_by_ratio(e)
+    by_p = e.weight * np.log(ratio) + e.rounded(by_ratio / q)
+    return np.where(p == _p(e), by_p, 0.0) * _by_p(e) / e.weight
+
+
+_DIVERGENCE = (
+    "p log(p/q) - p + q is another function, never negative, whose sum is the same only where both sides sum to one:"
+    " KL divergence as convex analysis has it, but not this loss"
+)
+_CLIPPED = (
+    "wrong for a loss: both probabilities are clipped to [1e-7, 1], in float64 too: a finite loss where it is infinite,"
+    " too small a loss where the input is below -16"
+)
+
+DEVIATIONS: tuple[Deviation, ...] = (
+    Deviation(
+        "excluded-class",
+        _rel_entr,
+        ("loss",),
+        lambda e: (_p(e) == 0) & ~np.isnan(e.x),
+        zero,
+        "a target probability of zero costs nothing, whatever the input says of it, and whether it is given or the"
+        " exponential of a log-probability; PyTorch computes 0 * inf = NaN",
+        "edge/grid/float32/target/none at y = 0, x = -inf",
+    ),
+    Deviation(
+        "infinite-loss-of-a-negative-target",
+        _rel_entr,
+        ("loss",),
+        lambda e: among_probabilities(e, (e.y < 0) & ~np.isnan(e.x)),
+        lambda _: np.inf,
+        "outside its domain the relative entropy is defined as infinite, as convex analysis has it",
+        "documentation/float32/target/none",
+    ),
+    Deviation(
+        "underflowed-prediction",
+        _rel_entr,
+        ("loss",),
+        lambda e: (_p(e) > 0) & _underflows(e),
+        _entropy,
+        "wrong for a loss: the exponential of a small log-probability loses its digits and then is 0, which makes the"
+        " loss infinite; in float16 that begins at -9.7 and ends at -17",
+        "random/100x1000/recipe/float16/target/none",
+        roundings=lambda e: _p(e) * _lost_digits(e),
+    ),
+    Deviation(
+        "overflowed-exponential",
+        named("scipy.special.rel_entr"),
+        ("loss",),
+        _overflows,
+        _entropy,
+        "the exponential of a large logarithm is infinite",
+        "edge/grid/float32/log_target/none at y = 1e4, x = 1e4",
+    ),
+    Deviation(
+        "infinite-products",
+        _jax_rel_entr,
+        ("loss",),
+        lambda e: _overflows(e) | np.isposinf(e.y),
+        _entropy_in_two_products,
+        "the exponential of a large logarithm is infinite, and p log p - p log q may then be inf - inf or inf * 0",
+        "edge/grid/float32/log_target/none at y = 1e4, x = 0",
+    ),
+    Deviation(
+        "nan-becomes-infinity",
+        _jax_rel_entr,
+        ("loss",),
+        lambda e: np.isnan(e.x) | np.isnan(e.y),
+        lambda _: np.inf,
+        "wrong: no comparison with NaN holds, so that NaN counts as outside the domain, where the loss is infinite",
+        "edge/grid/float32/target/none at x = nan; https://github.com/jax-ml/jax/issues/38262",
+    ),
+    Deviation(
+        "zero-gradient-outside-the-domain",
+        _jax_rel_entr,
+        ("input",),
+        lambda e: ~_in_domain(e),
+        lambda e: 0 * _q(e),
+        "wrong where the loss is infinite because the exponential of the input underflows: a constant has the gradient"
+        " 0, and training never leaves that place. NaN, which is 0 * inf or 0 * NaN, for an input of +inf or NaN",
+        "edge/grid/float32/target/none at y = 0.3, x = -1e4",
+    ),
+    Deviation(
+        "gradient-times-exponential",
+        _jax_rel_entr,
+        ("input",),
+        lambda e: _in_domain(e) & ((_entropy_by_q(e) == 0) | ~np.isfinite(_entropy_by_q(e) * _q(e))),
+        lambda e: _entropy_by_q(e) * _q(e) / e.weight,
+        "wrong: the gradient is p/q times q, computed as (1/q) p q: infinite where 1/q overflows, which in float16 it"
+        " does for every input below -11, NaN where q is infinite, and 0 where (1/q) p underflows",
+        "real/temperature-4/float16/target/none",
+    ),
+    Deviation(
+        "zero-gradient-by-target-outside-the-domain",
+        _jax_rel_entr,
+        ("target",),
+        lambda e: ~_in_domain(e),
+        lambda e: 0 * _by_p(e),
+        "a constant, be it 0 or infinite, has the gradient 0",
+        "real/temperature-0.25/float32/target/none",
+    ),
+    Deviation(
+        "gradient-by-target-of-an-underflowed-prediction",
+        _jax_rel_entr,
+        ("target",),
+        lambda e: _in_domain(e) & _underflows(e),
+        lambda e: _entropy_by_p(e) * _by_p(e),
+        "the exponential of a small log-probability has lost its digits",
+        "random/40x25/sparse/float16/log_target/none",
+        roundings=lambda e: _by_p(e) * _lost_digits(e),
+    ),
+    Deviation(
+        "infinite-gradient-by-target",
+        _jax_rel_entr,
+        ("target",),
+        lambda e: _in_domain(e) & (np.isinf(_p(e)) | np.isinf(_q(e))),
+        lambda e: _entropy_by_p(e) * _by_p(e),
+        "log p + 1 - log q is infinite where a probability is; PyTorch divides infinity by infinity, and takes the"
+        " logarithm of q for what it is",
+        "edge/grid/float32/target/none at y = inf, x = 0",
+    ),
+    Deviation(
+        "non-negative-divergence",
+        _scipy_kl_div,
+        ("loss",),
+        _everywhere,
+        _divergence,
+        _DIVERGENCE,
+        "random/5x3/even/float32/target/none;"
+        " https://docs.scipy.org/doc/scipy/reference/generated/scipy.special.kl_div.html",
+        roundings=lambda e: np.abs(_p(e)) * (_lost_digits(e) + 1) + _q(e),
+    ),
+    Deviation(
+        "non-negative-divergence-of-products",
+        _jax_kl_div,
+        ("loss",),
+        _everywhere,
+        lambda e: _entropy_in_two_products(e) - _p(e) + _q(e),
+        _DIVERGENCE + "; NaN for an infinite target, where SciPy's is infinite",
+        "random/5x3/even/float32/target/none; https://github.com/jax-ml/jax/issues/38263",
+        roundings=lambda e: np.abs(_p(e)) * (_lost_digits(e) + 1) + _q(e),
+    ),
+    Deviation(
+        "non-negative-divergence-by-input",
+        _jax_kl_div,
+        ("input",),
+        _everywhere,
+        lambda e: (_entropy_by_q(e) + e.weight) * _q(e) / e.weight,
+        "the derivative of the other function is q - p, and not -p",
+        "random/5x3/even/float32/target/none",
+        roundings=lambda e: np.nan_to_num(np.abs(_p(e))) + _q(e),
+    ),
+    Deviation(
+        "non-negative-divergence-by-target",
+        _jax_kl_div,
+        ("target",),
+        _everywhere,
+        lambda e: (_entropy_by_p(e) - 1) * _by_p(e),
+        "the derivative of the other function is log p - log q, and not that plus one",
+        "random/5x3/even/float32/target/none",
+        roundings=lambda e: _by_p(e) * (_size(_p(e), _q(e)) + _lost_digits(e)),
+    ),
+    Deviation(
+        "clipped-probabilities",
+        _keras,
+        ("loss",),
+        _clips,
+        _clipped_loss,
+        _CLIPPED,
+        "real/temperature-1/float32/masked-class/target/none; https://github.com/keras-team/keras/issues/19520",
+        sees=_in_dtype_of_input,
+        roundings=lambda e: _clipped(e)[0] * _size(*_clipped(e)),
+    ),
+    Deviation(
+        "clipped-probabilities-by-input",
+        _keras,
+        ("input",),
+        _clips,
+        _clipped_by_input,
+        "wrong for a loss: an input below -16 or above 0 gets no gradient, so that a model cannot leave the worst of"
+        " its mistakes; a target below 1e-7 has the gradient of one of 1e-7. NaN, which is 0 * inf or 0 * NaN, for an"
+        " input of +inf or NaN",
+        "real/temperature-1/float32/masked-class/target/none",
+        sees=_in_dtype_of_input,
+        roundings=lambda e: _clipped(e)[0],
+    ),
+    Deviation(
+        "clipped-probabilities-by-target",
+        _keras,
+        ("target",),
+        _clips,
+        _clipped_by_target,
+        "a target outside [1e-7, 1] gets no gradient, and that of an input outside has the gradient of a clipped one",
+        "real/temperature-1/float32/masked-class/target/none",
+        sees=_in_dtype_of_input,
+        roundings=lambda e: _by_p(e) * _size(*_clipped(e)),
+    ),
+    Deviation(
+        "ratio-out-of-range",
+        _keras,
+        ("loss",),
+        _ratio_out_of_range,
+        _clipped_loss,
+        "wrong: p/q is larger than float16 can hold where q is below p / 65504, which makes the loss infinite, and q"
+        " has lost digits where the input is below -9.7",
+        "random/40x25/sparse/float16/target/mean",
+        roundings=lambda e: _clipped(e)[0] * _size(*_clipped(e)),
+    ),
+    Deviation(
+        "ratio-out-of-range-by-input",
+        _keras,
+        ("input",),
+        _factor_out_of_range,
+        _clipped_by_input,
+        "wrong: the derivative of p/q is computed as p/q/q, which float16 cannot hold for ordinary probabilities, of"
+        " inputs below -5.5 already, and is infinite then, or NaN",
+        "close/1e-2/float16/log_target/batchmean",
+    ),
+    Deviation(
+        "ratio-out-of-range-by-target",
+        _keras,
+        ("target",),
+        _factor_out_of_range,
+        _clipped_by_target,
+        "wrong: the logarithm of p/q is infinite where p/q overflows in float16, for inputs below -11, and the factors"
+        " of the derivative beside it lose digits",
+        "random/16x10/even/float16/log_target/batchmean",
+        roundings=lambda e: _by_p(e) * _size(*_clipped(e)),
+    ),
+)
+
+REFUSALS = (
+    Refusal(
+        "what-becomes-an-array-taken",
+        _takes_arrays_of_all_kinds,
+        lambda case, outcome: (
+            outcome.error is None
+            and not all(operand.is_array and operand.values.dtype.kind == "f" for operand in (case.input, case.target))
+        ),
+        "lists, numbers and arrays of integers or truth values are taken for arrays of floating numbers",
+        "refused/int32-target/target/mean",
+    ),
+    Refusal(
+        "other-dtypes-cast",
+        _keras,
+        lambda case, outcome: outcome.error is None and _not_floating(case),
+        "Keras casts whatever it is given, a complex target to its real part",
+        "refused/int32-target/target/mean",
+    ),
+)
+
+PROMOTIONS = (
+    Promotion(
+        "float16-becomes-float32",
+        _scipy,
+        lambda case, _: "float32" if "float16" in (case.input.dtype, case.target.dtype) else None,
+        "SciPy computes these functions in float32 and float64 alone, and gives what it computed",
+        "random/5x3/even/float16/target/none",
+    ),
+    Promotion(
+        "dtype-of-the-input",
+        _keras,
+        lambda case, quantity: case.input.dtype if quantity == "loss" else None,
+        "the target is cast to the dtype of the input, even to a coarser one; PyTorch promotes both",
+        "random/5x3/even/float32+float64/target/none",
+    ),
+)
+
+
+def _not_floating(case: Case) -> bool:
+    return any(not operand.is_array or operand.values.dtype.kind != "f" for operand in (case.input, case.target))

@@ -1,0 +1,76 @@
+"""Where ``torch.nn.KLDivLoss`` departs from its own formula."""
+
+import numpy as np
+
+from conformance.elements import Elements
+from conformance.ledger.entry import Deviation, Refusal, among_probabilities, zero
+from conformance.ledger.formulas import pytorch_until_1_12
+from conformance.record import Case, Implementation
+
+
+def _pytorch(implementation: Implementation) -> bool:
+    is_pytorch = implementation.name.startswith("torch.nn.KLDivLoss")
+    return is_pytorch and not pytorch_until_1_12(implementation)
+
+
+def _scales_before_dividing(implementation: Implementation) -> bool:
+    return _pytorch(implementation) or implementation.name == "optax.losses.kl_divergence"
+
+
+DEVIATIONS = (
+    Deviation(
+        "float16-batchmean-overflows",
+        _pytorch,
+        ("loss",),
+        lambda e: np.asarray(e.dtype == "float16" and e.reduction == "batchmean" and _sum_overflows(e)),
+        lambda e: float(np.copysign(np.inf, e.formula("loss").sum())),
+        "PyTorch rounds the sum to float16 before it divides by the length of the batch, and the sum may be too large",
+        "random/12500x80/recipe/float16/target/batchmean",
+        reduced=True,
+    ),
+    Deviation(
+        "lost-one",
+        _scales_before_dividing,
+        ("target",),
+        lambda e: among_probabilities(e, (e.y > 0) & (e.y * e.weight < e.tiny)),
+        lambda e: e.log_p + e.rounded(e.y * e.rounded(e.weight)) / e.y / e.weight - e.x,
+        "log y + 1 - x is computed as (g log y) + (g y) / y - g x, with the gradient g of the sum: where g y"
+        " underflows, up to all of the 1 is lost. In float16 that is so for ordinary numbers",
+        "close/1e-2/float16/target/mean",
+    ),
+    Deviation(
+        "zero-target-gradient-masked",
+        pytorch_until_1_12,
+        ("target",),
+        lambda e: among_probabilities(e, e.y == 0),
+        zero,
+        "PyTorch up to 1.12 gave the derivative by a zero target as 0, whatever the input; now it is NaN",
+        "real/temperature-0.25/float32/target/none; https://github.com/pytorch/pytorch/issues/69230",
+    ),
+)
+
+REFUSALS = (
+    Refusal(
+        "integral-and-complex-arrays-taken",
+        pytorch_until_1_12,
+        lambda case, outcome: outcome.error is None and _not_floating(case),
+        "PyTorch up to 1.12 computed a loss of integers, truth values and complex numbers",
+        "refused/int32-target/target/mean",
+    ),
+    Refusal(
+        "mixed-dtypes-not-differentiated",
+        pytorch_until_1_12,
+        lambda case, outcome: outcome.error is not None and case.input.dtype != case.target.dtype,
+        "PyTorch up to 1.12 computed the loss of two dtypes, but its gradient was an error",
+        "random/5x3/even/float32+float64/target/sum",
+    ),
+)
+
+
+def _not_floating(case: Case) -> bool:
+    return any(operand.is_array and operand.values.dtype.kind != "f" for operand in (case.input, case.target))
+
+
+def _sum_overflows(e: Elements) -> bool:
+    total = e.formula("loss").sum()
+    return bool(np.isfinite(total) and np.isinf(e.rounded(total)))

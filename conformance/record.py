@@ -1,0 +1,430 @@
+"""Run an implementation over the corpus, and write down what it gave: a recording.
+
+This one file is all that has to go to where a framework lives, with the corpus and an adapter. It needs Python 3.7 or
+newer, NumPy and that framework, and nothing else of this project::
+
+    python record.py oneflow.py --corpus corpus.npz --output recordings
+
+A corpus is one ``.npz`` file without pickles. Its member ``manifest`` is a JSON text (as bytes) with the format's
+version, the cases, and the operands that the cases name; the other members are arrays. An operand is one of
+
+- an array in the file (bfloat16 is stored as the ``uint16`` of its bits),
+- a recipe: a large array that is computed on loading, in integer arithmetic and single IEEE operations,
+  so that every NumPy gives the same bits,
+- a Python object, for calls that must be refused.
+
+Its digest is the SHA-256 of the manifest and of every array in it, and names the corpus in recordings and reports.
+
+A recording is one ``.npz`` file without pickles, too. Its ``manifest`` has the implementation, its environment, the
+corpus digest, and an outcome for each case: a kind of error, or the place of loss and gradients in the other members,
+which hold all results of one dtype, one behind the other. Of arrays with more than ``KEPT`` elements only that many are
+kept, evenly spread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import hashlib
+import importlib.util
+import json
+import platform
+import re
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable, Iterable, Iterator, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+Values = npt.NDArray[Any]
+
+CORPUS_FORMAT = 1
+RECORDING_FORMAT = 1
+KEPT = 400
+"""Elements that are kept of a result; enough for the grids of special values, which are kept whole."""
+LONGEST_TEXT = 300
+LOGIT_UNIT = 4096
+CORPUS = Path(__file__).with_name("corpus.npz")
+
+
+@dataclass(frozen=True)
+class Operand:
+    """An array as every implementation is given it, or a Python object that it should refuse.
+
+    NumPy has no bfloat16: ``values`` holds such an array in float32, which is exact, and ``dtype`` names the real one.
+    """
+
+    values: Any
+    dtype: str | None
+
+    @property
+    def is_array(self) -> bool:
+        """Whether this is an array, and not some other Python object."""
+        return self.dtype is not None
+
+
+@dataclass(frozen=True)
+class Case:
+    """Two operands, the options of the loss, and which gradients are asked for."""
+
+    id: str
+    group: str
+    input: Operand
+    target: Operand
+    reduction: str
+    log_target: bool
+    gradients: tuple[str, ...]
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """The loss and the gradients that are asked for."""
+        return ("loss", *self.gradients)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """All cases, with the digest of the data that they come from."""
+
+    cases: tuple[Case, ...]
+    digest: str
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of the groups, in the order of the cases."""
+        return tuple(dict.fromkeys(case.group for case in self.cases))
+
+
+@dataclass(frozen=True)
+class Result:
+    """An array as NumPy holds it, with the dtype that the implementation gave it (NumPy has no bfloat16)."""
+
+    values: Values
+    """All elements; or those that a recording kept, in a flat array."""
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an implementation gave for a case: loss and gradients, or the kind of error."""
+
+    loss: Result | None = None
+    gradients: Mapping[str, Result] = field(default_factory=dict)
+    error: str | None = None
+    unsupported: str | None = None
+    """Why there is no loss, or not all of the gradients, although there was no error."""
+
+    def quantity(self, name: str) -> Result | None:
+        """The loss, or the gradient by the argument of this name."""
+        return self.loss if name == "loss" else self.gradients.get(name)
+
+
+class UnsupportedError(Exception):
+    """The implementation has no way to be asked this: not a refusal, and not a wrong answer."""
+
+
+class Implementation:
+    """Something that computes the loss; an adapter derives from it and says how.
+
+    Parameters
+    ----------
+    name
+        Name in reports: what a user would import.
+    library
+        The library that computes, as its package is called.
+    convention
+        Convention of ``kldiv_xp`` that is asked for; ``None`` for foreign implementations, which have but one.
+    device
+        Kind of device: ``"cpu"`` or ``"cuda"``.
+    compiled
+        Whether a compiler sees the whole loss, and not one operation at a time.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        library: str,
+        *,
+        convention: str | None = None,
+        device: str = "cpu",
+        compiled: bool = False,
+    ) -> None:
+        self.name = name
+        self.library = library
+        self.convention = convention
+        self.device = device
+        self.compiled = compiled
+
+    @property
+    def label(self) -> str:
+        """Unique name: with the convention or, of a foreign implementation, the version."""
+        return f"{self.name} [{self.convention}]" if self.convention else f"{self.name} {self.version()}".rstrip()
+
+    def version(self) -> str:
+        """Version of the library that computes; empty where it is not installed."""
+        raise NotImplementedError
+
+    def not_run(self) -> str | None:
+        """Why this implementation cannot run here; ``None`` if it can."""
+        return None
+
+    def left_out(self, case: Case) -> str | None:
+        """Why this case is left out of an ordinary run; ``None`` if it is not."""
+        return None
+
+    def run(self, case: Case) -> Outcome:
+        """Outcome of a case; whatever the implementation raises is its outcome, too."""
+        try:
+            with np.errstate(all="ignore"):
+                return self.compute(case)
+        except UnsupportedError as reason:
+            return Outcome(unsupported=str(reason))
+        except Exception as error:
+            return Outcome(error=f"{type(error).__name__}: {_first_line(error)}")
+
+    def compute(self, case: Case) -> Outcome:
+        """Loss and the gradients that are asked for; with ``"none"``, of the sum of the loss."""
+        raise NotImplementedError
+
+
+def as_result(values: Any, dtype: Any) -> Result:
+    """Result with a copy of ``values``, in float32 if NumPy has not the dtype."""
+    name = str(dtype).rpartition(".")[-1]  # "torch.float32" and "array_api_strict.float32" are float32
+    array = np.array(values)
+    return Result(array.astype(np.float32) if name == "bfloat16" else array, name, array.shape)
+
+
+def load_corpus(path: Path = CORPUS) -> Corpus:
+    """Corpus in the file at ``path``, verified against the digest inside it."""
+    with np.load(str(path), allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    manifest_text, stated = arrays.pop("manifest").tobytes(), arrays.pop("digest").tobytes().decode()
+    digest = content_digest(manifest_text, arrays)
+    if digest != stated:
+        raise ValueError(f"{path} is damaged: its content has the digest {digest}, but it states {stated}")
+    manifest = json.loads(manifest_text.decode())
+    if manifest["format"] != CORPUS_FORMAT:
+        raise ValueError(f"{path} has format {manifest['format']}, this program reads {CORPUS_FORMAT}")
+    operands = {name: _operand(spec, arrays) for name, spec in manifest["operands"].items()}
+    return Corpus(tuple(_cases(manifest["cases"], operands)), digest)
+
+
+def content_digest(manifest: bytes, arrays: Mapping[str, Values]) -> str:
+    """SHA-256 of the manifest and of every array's name, dtype, shape and bytes."""
+    digest = hashlib.sha256(manifest)
+    for name in sorted(arrays):
+        array = arrays[name]
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _cases(entries: list[dict[str, Any]], operands: Mapping[str, Operand]) -> Iterator[Case]:
+    for entry in entries:
+        yield Case(
+            id=entry["id"],
+            group=entry["group"],
+            input=operands[entry["input"]],
+            target=operands[entry["target"]],
+            reduction=entry["reduction"],
+            log_target=entry["log_target"],
+            gradients=tuple(entry["gradients"]),
+        )
+
+
+def _operand(spec: dict[str, Any], arrays: Mapping[str, Values]) -> Operand:
+    if "object" in spec:
+        return Operand(spec["object"], None)
+    dtype = spec["dtype"]
+    if "recipe" in spec:
+        values = _RECIPES[spec["recipe"]](spec, arrays)
+        values = from_bfloat16_bits(to_bfloat16_bits(values)) if dtype == "bfloat16" else values.astype(dtype)
+    else:
+        stored = arrays[spec["array"]]
+        values = from_bfloat16_bits(stored) if dtype == "bfloat16" else stored
+    values.flags.writeable = False
+    return Operand(values, dtype)
+
+
+def to_bfloat16_bits(values: Values) -> Values:
+    """Bits of ``values`` rounded to bfloat16, ties to even."""
+    bits = np.asarray(values, np.float32).view(np.uint32)
+    rounded = ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype(np.uint16)
+    return np.where(np.isnan(values), np.uint16(0x7FC0), rounded)
+
+
+def from_bfloat16_bits(bits: Values) -> Values:
+    """Values of bfloat16 numbers, in float32."""
+    return np.asarray(bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+def _random_integers(seed: int, shape: tuple[int, ...], bits: int) -> npt.NDArray[np.uint64]:
+    """Uniform integers from SplitMix64 (Steele et al., https://doi.org/10.1145/2714064.2660195)."""
+    counter = np.arange(1, size_of(shape) + 1, dtype=np.uint64) + np.uint64(seed << 32)
+    z = counter * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z ^= z >> np.uint64(31)
+    return (z >> np.uint64(64 - bits)).reshape(shape)
+
+
+def _probabilities(spec: dict[str, Any], _: Mapping[str, Values]) -> Values:
+    """Rows of skewed probabilities, zeros among them: cubes of integers, divided by their sum."""
+    weights = _random_integers(spec["seed"], tuple(spec["shape"]), bits=20) ** np.uint64(3) >> np.uint64(20)
+    result: Values = weights.astype(np.float64) / weights.sum(axis=-1, keepdims=True).astype(np.float64)
+    return result
+
+
+def _log_probabilities(spec: dict[str, Any], arrays: Mapping[str, Values]) -> Values:
+    """Rows of log-softmax: logits less the logarithm of their sum of exponentials, which is data."""
+    return (logits(spec["seed"], tuple(spec["shape"])) - arrays[spec["log_sums"]]) / LOGIT_UNIT
+
+
+def logits(seed: int, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
+    """Uniform logits in [-8, 8), in units of one over ``LOGIT_UNIT``."""
+    return _random_integers(seed, shape, bits=16).astype(np.int64) - 8 * LOGIT_UNIT
+
+
+_RECIPES: dict[str, Callable[[dict[str, Any], Mapping[str, Values]], Values]] = {
+    "probabilities": _probabilities,
+    "log_probabilities": _log_probabilities,
+}
+
+
+def size_of(shape: Iterable[int]) -> int:
+    """Number of elements of an array of this shape."""
+    return int(np.prod(tuple(shape), dtype=np.int64))
+
+
+def kept(size: int) -> npt.NDArray[np.int64]:
+    """Flat indices of the elements that a recording keeps of an array with so many."""
+    return np.arange(min(size, KEPT), dtype=np.int64) * size // max(min(size, KEPT), 1)
+
+
+def write_recording(path: Path, implementation: Implementation, corpus: Corpus, outcomes: Iterable[Outcome]) -> None:
+    """Write the outcomes of ``implementation``, one for each case of ``corpus`` in their order."""
+    pools = _Pools()
+    entries = [_entry(case, outcome, pools) for case, outcome in zip(corpus.cases, outcomes)]
+    manifest = {
+        "format": RECORDING_FORMAT,
+        "corpus": corpus.digest,
+        "implementation": {
+            "name": implementation.name,
+            "library": implementation.library,
+            "version": implementation.version(),
+            "convention": implementation.convention,
+            "device": implementation.device,
+            "compiled": implementation.compiled,
+        },
+        "environment": {
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "platform": f"{platform.system()} {platform.machine()}",
+            "date": datetime.date.today().isoformat(),
+        },
+        "outcomes": entries,
+    }
+    text = json.dumps(manifest, separators=(",", ":")).encode()
+    members: dict[str, Any] = {"manifest": np.frombuffer(text, np.uint8)}
+    members.update(pools.members())
+    np.savez_compressed(str(path), **members)
+
+
+def _entry(case: Case, outcome: Outcome, pools: _Pools) -> dict[str, Any]:
+    entry: dict[str, Any] = {"case": case.id}
+    for reason in ("error", "unsupported"):
+        text = getattr(outcome, reason)
+        if text is not None:
+            entry[reason] = _printable(text)
+    results = {name: result for name, result in ((q, outcome.quantity(q)) for q in case.quantities) if result}
+    if results:
+        entry["results"] = {
+            name: {"dtype": result.dtype, "shape": list(result.shape), "at": pools.add(result)}
+            for name, result in results.items()
+        }
+    return entry
+
+
+class _Pools:
+    """All results of each dtype, one behind the other; the same results only once."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[str, list[Values]] = {}
+        self._lengths: dict[str, int] = {}
+        self._places: dict[tuple[str, bytes], int] = {}
+
+    def add(self, result: Result) -> int:
+        """Index of the result's first element among those of its dtype."""
+        array = result.values.ravel()
+        array = array[kept(array.size)]
+        if result.dtype == "bfloat16":
+            array = to_bfloat16_bits(array)
+        key = result.dtype, array.tobytes()
+        if key not in self._places:
+            self._places[key] = self._lengths.get(result.dtype, 0)
+            self._arrays.setdefault(result.dtype, []).append(array)
+            self._lengths[result.dtype] = self._places[key] + array.size
+        return self._places[key]
+
+    def members(self) -> dict[str, Values]:
+        """One array for each dtype."""
+        return {dtype: np.concatenate(arrays) for dtype, arrays in self._arrays.items()}
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+
+
+def _printable(text: str) -> str:
+    text = re.sub("\x1b\\[[0-9;]*m", "", text)  # the colours of a terminal
+    return "".join(character if character.isprintable() else "?" for character in text)[:LONGEST_TEXT]
+
+
+def _adapters(path: Path) -> list[Implementation]:
+    """Implementations that the adapter in a file offers."""
+    spec = importlib.util.spec_from_file_location(f"adapter_{path.stem}", str(path))
+    if spec is None or spec.loader is None:
+        raise SystemExit(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return list(module.implementations())
+
+
+def _outcomes(implementation: Implementation, corpus: Corpus) -> Iterator[Outcome]:
+    for number, case in enumerate(corpus.cases, start=1):
+        outcome = implementation.run(case)
+        if number % 100 == 0 or number == len(corpus.cases):
+            ending = "\n" if number == len(corpus.cases) else "\r"
+            print(f"{implementation.label}: {number} of {len(corpus.cases)} cases", end=ending, file=sys.stderr)
+        yield outcome
+
+
+def main() -> int:
+    """Record every implementation that an adapter offers."""
+    parser = argparse.ArgumentParser(description="Run implementations over the corpus, and write their recordings.")
+    parser.add_argument("adapter", type=Path, help="Python file with a function implementations()")
+    parser.add_argument("--corpus", type=Path, default=CORPUS, help="default: corpus.npz beside this program")
+    parser.add_argument("--output", type=Path, default=Path(), help="directory for the recordings; default: this one")
+    options = parser.parse_args()
+    for given in (options.adapter, options.corpus):
+        if not given.is_file():
+            parser.error(f"there is no file {given}")
+    corpus = load_corpus(options.corpus)
+    options.output.mkdir(parents=True, exist_ok=True)
+    for implementation in _adapters(options.adapter):
+        reason = implementation.not_run()
+        if reason is not None:
+            print(f"{implementation.label}: not run: {reason}", file=sys.stderr)
+            continue
+        path = options.output / f"{re.sub('[^A-Za-z0-9._]+', '-', implementation.label).strip('-')}.npz"
+        write_recording(path, implementation, corpus, _outcomes(implementation, corpus))
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    # An adapter imports this very module, under the name that it has in the suite.
+    sys.modules["conformance.record"] = sys.modules["__main__"]
+    raise SystemExit(main())

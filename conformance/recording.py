@@ -1,0 +1,250 @@
+"""Reading recordings, which come from anywhere: nothing in a file is believed, and nothing in it is run."""
+
+import io
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import numpy as np
+
+from conformance.record import (
+    KEPT,
+    LONGEST_TEXT,
+    RECORDING_FORMAT,
+    Case,
+    Corpus,
+    Implementation,
+    Outcome,
+    Result,
+    Values,
+    from_bfloat16_bits,
+    kept,
+    size_of,
+)
+
+STORED_AS = {"bfloat16": "uint16"}
+_INTEGERS = ("bool", "int8", "int16", "int32", "int64", "uint8")
+DTYPES = (*_INTEGERS, "bfloat16", "float16", "float32", "float64", "complex64", "complex128")
+LARGEST_FILE = LARGEST_CONTENT = 64 * 2**20
+"""Bytes; a recording over this corpus has less than a megabyte, of three megabytes of content."""
+BYTES_FOR_A_CASE = 4096
+"""Of the manifest, at most; some 300 are usual, and error messages are cut at ``LONGEST_TEXT`` characters."""
+
+Text = Annotated[str, msgspec.Meta(max_length=LONGEST_TEXT)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
+Length = Annotated[int, msgspec.Meta(ge=0, le=2**32)]
+
+
+class RecordingError(ValueError):
+    """A file that is no sound recording over this corpus."""
+
+
+class _Strict(msgspec.Struct, forbid_unknown_fields=True):
+    """What must be there, and nothing else."""
+
+
+class _Identity(_Strict):
+    name: Name
+    library: Name
+    version: Name
+    convention: Name | None
+    device: Name
+    compiled: bool
+
+
+class _Result(_Strict):
+    dtype: Name
+    shape: Annotated[list[Length], msgspec.Meta(max_length=32)]
+    at: Length
+
+
+class _Entry(_Strict):
+    case: Text
+    results: dict[str, _Result] = {}
+    error: Text | None = None
+    unsupported: Text | None = None
+
+
+class _Manifest(_Strict):
+    format: int
+    corpus: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    implementation: _Identity
+    environment: Annotated[dict[Name, Name], msgspec.Meta(max_length=20)]
+    outcomes: list[_Entry]
+
+
+class _AnyFormat(msgspec.Struct):
+    format: int
+
+
+class Recorded(Implementation):
+    """An implementation as a recording has it."""
+
+    def __init__(
+        self, identity: _Identity, environment: Mapping[str, str], outcomes: Mapping[str, Outcome], path: Path
+    ) -> None:
+        super().__init__(
+            identity.name,
+            identity.library,
+            convention=identity.convention,
+            device=identity.device,
+            compiled=identity.compiled,
+        )
+        self._version, self._outcomes = identity.version, outcomes
+        self.environment = {**environment, "file": path.name}
+
+    def version(self) -> str:
+        """Version of the library that computed."""
+        return self._version
+
+    def compute(self, case: Case) -> Outcome:
+        """Outcome that was recorded."""
+        return self._outcomes[case.id]
+
+
+def read_recording(path: Path, corpus: Corpus) -> Recorded:
+    """Recording in the file at ``path``.
+
+    Raises
+    ------
+    RecordingError
+        If the file is damaged, is no recording, or was made over another corpus; the message says what to do.
+    """
+    try:
+        members = _read_members(path, corpus)
+        manifest = _read_manifest(members.pop("manifest", b""), corpus)
+        pools = {name: _read_pool(name, content) for name, content in members.items()}
+        outcomes = {e.case: _outcome(case, e, pools) for case, e in zip(corpus.cases, manifest.outcomes, strict=True)}
+    except RecordingError as error:
+        raise RecordingError(f"{path}: {error}") from None
+    except OSError as error:
+        raise RecordingError(f"{path}: cannot be read: {error.strerror or error}") from None
+    return Recorded(manifest.implementation, manifest.environment, outcomes, path)
+
+
+def _read_members(path: Path, corpus: Corpus) -> dict[str, bytes]:
+    """Contents of the archive, none larger than a recording over this corpus can need."""
+    size = path.stat().st_size
+    if size > LARGEST_FILE:
+        raise RecordingError(f"has {size} bytes, more than any recording needs ({LARGEST_FILE})")
+    limits = {f"{name}.npy": 3 * len(corpus.cases) * KEPT * 16 + 4096 for name in DTYPES}
+    limits["manifest.npy"] = len(corpus.cases) * BYTES_FOR_A_CASE
+    contents: dict[str, bytes] = {}
+    file = io.BytesIO(path.read_bytes())
+    try:
+        with zipfile.ZipFile(file) as archive:
+            for info in archive.infolist():
+                if info.filename not in limits or info.filename.removesuffix(".npy") in contents:
+                    raise RecordingError(f"has a member {info.filename!r}, which no recording has; {_AGAIN}")
+                limit = min(limits[info.filename], LARGEST_CONTENT - sum(map(len, contents.values())))
+                with archive.open(info) as member:
+                    content = member.read(limit + 1)
+                if len(content) > limit:
+                    raise RecordingError(f"has more than {limit} bytes in {info.filename}; {_AGAIN}")
+                contents[info.filename.removesuffix(".npy")] = content
+    except RecordingError:
+        raise
+    # What a damaged archive raises is not documented: BadZipFile, EOFError, zlib.error, NotImplementedError and more.
+    except Exception as error:
+        raise RecordingError(f"is no .npz file, or a damaged one ({error}); copy or {_AGAIN}") from None
+    return contents
+
+
+def _read_manifest(content: bytes, corpus: Corpus) -> _Manifest:
+    text = _read_array("manifest", content, "uint8").tobytes()
+    try:
+        stated = msgspec.json.decode(text, type=_AnyFormat).format
+        if stated != RECORDING_FORMAT:
+            raise RecordingError(
+                f"has format {stated}, this program reads {RECORDING_FORMAT}; record with the record.py beside it"
+            )
+        manifest = msgspec.json.decode(text, type=_Manifest)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise RecordingError(f"has a manifest that is not as it should be ({error}); {_AGAIN}") from None
+    if manifest.corpus != corpus.digest:
+        raise RecordingError(
+            f"was made over the corpus {manifest.corpus[:12]}, and this one is {corpus.digest[:12]};"
+            " record over this corpus, or judge with the version of this program that has the other one"
+        )
+    known, given = [case.id for case in corpus.cases], [entry.case for entry in manifest.outcomes]
+    if given != known:
+        missing = [case for case in known if case not in set(given)]
+        what = f"lacks {len(missing)} cases, the first is {missing[0]}" if missing else "has cases twice or in disorder"
+        raise RecordingError(f"{what}; {_AGAIN}")
+    _refuse_unprintable(manifest)
+    return manifest
+
+
+def _refuse_unprintable(manifest: _Manifest) -> None:
+    """A terminal obeys control characters, and XML has none."""
+    identity, environment = msgspec.structs.asdict(manifest.implementation), manifest.environment
+    texts = [*identity.values(), *environment, *environment.values()]
+    texts += [text for entry in manifest.outcomes for text in (entry.error, entry.unsupported)]
+    for text in texts:
+        if isinstance(text, str) and not text.isprintable():
+            raise RecordingError(f"has unprintable characters in {text!r}; {_AGAIN}")
+
+
+def _read_pool(dtype: str, content: bytes) -> Values:
+    pool = _read_array(dtype, content, STORED_AS.get(dtype, dtype))
+    return from_bfloat16_bits(pool) if dtype == "bfloat16" else pool
+
+
+_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00..\{'descr': '([<|][a-z]\d{1,2})', 'fortran_order': False, 'shape': \((\d{1,10}),\), \} *\n",
+    re.DOTALL,
+)
+
+
+def _read_array(name: str, content: bytes, dtype: str) -> Values:
+    """One-dimensional array of a known dtype; NumPy's own reader would allocate whatever shape it is told."""
+    header = _HEADER.match(content)
+    if header is None:
+        raise RecordingError(f"has no array of one dimension in {name}.npy; {_AGAIN}")
+    expected, length = np.dtype(dtype), int(header[2])
+    if header[1].decode() != expected.newbyteorder("<").str:
+        raise RecordingError(f"has the dtype {header[1].decode()} in {name}.npy; {_AGAIN}")
+    body = content[header.end() :]
+    if len(body) != length * expected.itemsize:
+        raise RecordingError(f"declares {length} elements in {name}.npy, and has {len(body)} bytes of them; {_AGAIN}")
+    return np.frombuffer(body, expected.newbyteorder("<")).astype(expected)
+
+
+def _outcome(case: Case, entry: _Entry, pools: Mapping[str, Values]) -> Outcome:
+    if (entry.error is None) != bool(entry.results or entry.unsupported):
+        raise RecordingError(f"has not either results or an error for {case.id}; {_AGAIN}")
+    results = {name: _result(case, name, result, pools) for name, result in entry.results.items()}
+    loss = results.pop("loss", None)
+    return Outcome(loss, results, entry.error, entry.unsupported)
+
+
+def _result(case: Case, quantity: str, result: _Result, pools: Mapping[str, Values]) -> Result:
+    what, shape = f"{quantity} of {case.id}", tuple(result.shape)
+    if quantity not in case.quantities:
+        raise RecordingError(f"has a result that nobody asked for, {what}; {_AGAIN}")
+    if not _possible(shape, case, quantity):
+        raise RecordingError(f"has the shape {shape} for the {what}; {_AGAIN}")
+    indices = kept(size_of(shape))
+    values = pools.get(result.dtype, np.empty(0))[result.at : result.at + indices.size]
+    if result.dtype not in pools or values.size != indices.size:
+        raise RecordingError(f"has not all elements of the {what}, of {result.dtype}{shape}; {_AGAIN}")
+    return Result(values.reshape(shape) if indices.size == size_of(shape) else values, result.dtype, shape)
+
+
+def _possible(shape: tuple[int, ...], case: Case, quantity: str) -> bool:
+    """Whether a result can have this shape: a gradient has that of its argument, a loss that of both or one element."""
+    if quantity != "loss":
+        return bool(shape == np.shape(getattr(case, quantity).values))
+    if all(length == 1 for length in shape):
+        return True
+    try:
+        full = np.broadcast_shapes(*(np.shape(operand.values) for operand in (case.input, case.target)))
+    except ValueError:
+        return False
+    return shape == full
+
+
+_AGAIN = "record it again with conformance/record.py"

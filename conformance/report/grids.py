@@ -1,0 +1,129 @@
+"""The edge grids as the page shows them: implementations that part from the reference alike share one map."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from conformance.build_corpus import special_values
+from conformance.elements import Elements
+from conformance.report.run import QUANTITIES, Grids, Run
+from conformance.tolerance import tolerance
+
+DTYPES = ("float32", "float64")
+KINDS = ("target", "log_target")
+
+Values = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Map:
+    """Values of the first of some implementations whose values fall into the same classes."""
+
+    names: list[str]
+    values: Values
+    differs: npt.NDArray[np.bool_]
+    """Where the values are not the reference's within the tolerance."""
+
+
+@dataclass(frozen=True)
+class GridView:
+    """All maps of one quantity over one grid, the reference's first, and who has no values there."""
+
+    maps: list[Map] = field(default_factory=list)
+    without: list[str] = field(default_factory=list)
+
+
+def grids_as_json(run: Run) -> dict[str, Any]:
+    """Axes and maps of every grid that the reference has values for, in ascending order of the special values."""
+    views = {
+        f"{dtype}/{kind}/{quantity}": {
+            "maps": [
+                {
+                    "names": one.names,
+                    "values": " ".join(_number(value) for value in one.values.flat),
+                    "differs": "".join("01"[int(mark)] for mark in one.differs.flat),
+                }
+                for one in view.maps
+            ],
+            "without": view.without,
+        }
+        for dtype, kind, quantity, view in _views(run)
+    }
+    axes = {dtype: [axis_label(value) for value in special_values(dtype)[_ascending(dtype)]] for dtype in DTYPES}
+    return {"axes": axes, "views": views}
+
+
+def axis_label(value: float) -> str:
+    """Short name of a special value."""
+    if np.isnan(value):
+        return "NaN"
+    sign = "\N{MINUS SIGN}" if np.signbit(value) else ""
+    if np.isinf(value):
+        return f"{sign}∞"
+    mantissa, _, exponent = f"{abs(value):.1g}".partition("e")
+    return f"{sign}{mantissa}e{int(exponent)}" if exponent else f"{sign}{mantissa}"
+
+
+def _views(run: Run) -> Iterator[tuple[str, str, str, GridView]]:
+    for dtype, kind, quantity in product(DTYPES, KINDS, QUANTITIES):
+        case = f"edge/grid/{dtype}/{kind}/none"
+        reference = _grid(run.grids, case, quantity)
+        if reference is not None:
+            yield dtype, kind, quantity, _view(run, case, dtype, quantity, reference)
+
+
+def _view(run: Run, case: str, dtype: str, quantity: str, reference: Values) -> GridView:
+    order = np.ix_(_ascending(dtype), _ascending(dtype))
+    bound = _tolerance(dtype, quantity, log_target="/log_target/" in case)[order]
+    wanted = reference[order]
+    first = Map([run.reference], wanted, np.zeros(wanted.shape, np.bool_))
+    maps, without = {_pattern(first, wanted): first}, []
+    for judgement in run.judgements:
+        values = _grid(judgement.grids, case, quantity)
+        if values is None or values.shape != reference.shape:
+            without.append(judgement.label)
+        else:
+            one = Map([judgement.label], values[order], _differs(values[order], wanted, bound))
+            maps.setdefault(_pattern(one, wanted), Map([], one.values, one.differs)).names.append(judgement.label)
+    return GridView([first, *sorted(list(maps.values())[1:], key=lambda one: int(one.differs.sum()))], without)
+
+
+def _grid(grids: Grids, case: str, quantity: str) -> Values | None:
+    values = grids.get(case, {}).get(quantity)
+    return None if values is None else np.asarray(values, np.float64)
+
+
+def _differs(values: Values, wanted: Values, bound: Values) -> npt.NDArray[np.bool_]:
+    with np.errstate(all="ignore"):
+        same = (values == wanted) | (np.isnan(values) & np.isnan(wanted))
+        # Where one of the two is infinite or NaN, so is their difference.
+        near = np.abs(values - wanted) <= np.where(np.isfinite(values - wanted), bound, 0.0)
+    differs: npt.NDArray[np.bool_] = ~(same | near)
+    return differs
+
+
+def _pattern(one: Map, wanted: Values) -> bytes:
+    """Classes of the values. What agrees is of the reference's class, so that a rounding to zero makes no new map."""
+    values = np.where(one.differs, one.values, wanted)
+    classes = np.select([np.isnan(values), values == 0, np.isposinf(values), np.isneginf(values)], [1, 2, 3, 4])
+    return (classes * 2 + one.differs).astype(np.uint8).tobytes()
+
+
+def _tolerance(dtype: str, quantity: str, *, log_target: bool) -> Values:
+    values = special_values(dtype).astype(np.float64)
+    y, x = np.meshgrid(values, values, indexing="ij")
+    with np.errstate(all="ignore"):
+        return tolerance(Elements(x, y, log_target, dtype, "none", 1, dtype), quantity)
+
+
+def _ascending(dtype: str) -> npt.NDArray[np.intp]:
+    values = special_values(dtype)
+    return np.lexsort((~np.signbit(values), values))  # NaN is last, and minus zero before zero
+
+
+def _number(value: float) -> str:
+    return f"{value:.5g}"

@@ -1,0 +1,92 @@
+"""What a report is made of."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy.typing as npt
+
+from conformance.judge import Verdict
+from conformance.run import Judgement
+
+Grids = Mapping[str, Mapping[str, npt.NDArray[Any]]]
+"""Values over the edge grids: by the case's id, then by quantity."""
+
+QUANTITIES = {"loss": "loss", "input": "gradient by input", "target": "gradient by target"}
+LEFT_OUT = (Verdict.UNSUPPORTED, Verdict.NOT_RUN)
+
+
+@dataclass(frozen=True)
+class Run:
+    """All judgements of a run, and what they were judged against."""
+
+    judgements: Sequence[Judgement]
+    groups: Sequence[str]
+    reference: str
+    """Name and version."""
+    digest: str
+    """Digest of the corpus."""
+    unused: Sequence[str] = ()
+    """Ledger entries that explain nothing, although they should."""
+    grids: Grids = field(default_factory=dict)
+    """Values of the reference."""
+    date: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def count(self, verdict: Verdict) -> int:
+        """How many comparisons of all implementations got a verdict."""
+        return sum(judgement.count(verdict) for judgement in self.judgements)
+
+    @property
+    def judged(self) -> Sequence[Judgement]:
+        """Implementations of which at least one comparison was judged."""
+        return [j for j in self.judgements if any(c.verdict not in LEFT_OUT for c in j.comparisons)]
+
+    @property
+    def cases(self) -> int:
+        """How many cases there were."""
+        return len({comparison.case for judgement in self.judgements for comparison in judgement.comparisons})
+
+    @property
+    def passes(self) -> bool:
+        """Whether something was judged, nothing differs, and every ledger entry that should explain something does."""
+        return bool(self.judged) and not self.unused and not self.count(Verdict.DIFFERS)
+
+    @property
+    def conclusion(self) -> str:
+        """The run in a few words."""
+        if not self.judged:
+            return "Nothing was judged"
+        if differing := self.count(Verdict.DIFFERS):
+            return f"{differing:,} comparison{'s differ' if differing > 1 else ' differs'}"
+        if self.unused:
+            return "Ledger entries explain nothing"
+        return "Nothing differs that the ledger does not explain"
+
+
+def ledger_uses(judgements: Iterable[Judgement]) -> Counter[str]:
+    """How many comparisons each ledger entry has a part in."""
+    return Counter(entry for j in judgements for comparison in j.comparisons for entry in comparison.ledger)
+
+
+def percent(share: float) -> str:
+    """Share in percent, rounded down: only what is complete is 100%."""
+    return f"{math.floor(share * 10_000) / 100:g}%"
+
+
+def encodable(text: str) -> str:
+    """Text without the halves of characters that a recording may hold, and UTF-8 cannot."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def not_run_reasons(judgements: Iterable[Judgement]) -> dict[str, list[str]]:
+    """Why implementations, or some of their comparisons, were not run."""
+    reasons: dict[str, list[str]] = {}
+    for j in judgements:
+        if j.not_run is not None:
+            reasons.setdefault(j.not_run, []).append(j.label)
+        for reason in dict.fromkeys(c.detail for c in j.comparisons if c.verdict == Verdict.NOT_RUN):
+            reasons.setdefault(reason, []).append(f"{j.label} ({j.count(Verdict.NOT_RUN)} comparisons)")
+    return reasons

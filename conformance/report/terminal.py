@@ -1,0 +1,89 @@
+"""The verdicts of a run, for a terminal."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from conformance.judge import Verdict
+from conformance.ledger import ENTRIES
+from conformance.report.run import Run, ledger_uses, not_run_reasons
+from conformance.run import Judgement
+
+SHOWN_DIFFERENCES = 20
+
+
+def print_report(run: Run, console: Console) -> None:
+    """Matrix of implementations by groups, the ledger entries that were used, what differs, and what was not run."""
+    judgements = run.judgements
+    console.print(_matrix(judgements, run.groups, run.reference))
+    console.print(
+        "comparisons of losses and gradients: agrees, [yellow]+deviates[/], [red]!differs[/],"
+        " [dim]-unsupported or not run[/]\nerror: the largest of what agrees, in units of the tolerance\n"
+        "same bits: share of the elements of unreduced float32 and float64 losses that equal the reference's\n",
+        highlight=False,
+    )
+    console.print(_ledger(judgements))
+    differing = [(j.label, c) for j in judgements for c in j.comparisons if c.verdict == Verdict.DIFFERS]
+    for label, comparison in differing[:SHOWN_DIFFERENCES]:
+        console.print(
+            Text.assemble(("differs ", "red"), f"{label}: {comparison.case} {comparison.quantity}: {comparison.detail}")
+        )
+    if len(differing) > SHOWN_DIFFERENCES:
+        console.print(f"... and {len(differing) - SHOWN_DIFFERENCES} more, all of them in the JSON report")
+    for reason, labels in not_run_reasons(judgements).items():
+        console.print(Text(f"not run: {reason}: {', '.join(labels)}", style="dim"))
+    versions = dict.fromkeys(j.version for j in judgements if j.version)
+    console.print(f"versions: {', '.join(versions)}", highlight=False, markup=False)
+
+
+def summary(run: Run) -> str:
+    """The run in a line or two."""
+    words = {Verdict.AGREES: "agree", Verdict.DEVIATES: "deviate", Verdict.DIFFERS: "differ"}
+    judged = sum(run.count(verdict) for verdict in words)
+    line = f"{judged} comparisons over {len(run.judged)} implementations: " + ", ".join(
+        f"{run.count(verdict)} {word}" for verdict, word in words.items()
+    )
+    if run.unused:
+        line += f"\nledger entries that explain nothing: {', '.join(run.unused)}"
+    return line
+
+
+def _matrix(judgements: Sequence[Judgement], groups: Sequence[str], reference: str) -> Table:
+    table = Table(title=f"Conformance with {reference}", title_justify="left", pad_edge=False)
+    table.add_column("implementation", no_wrap=True)
+    for group in groups:
+        table.add_column(group, justify="right")
+    table.add_column("error", justify="right")
+    table.add_column("same bits", justify="right")
+    for j in judgements:
+        if j.not_run is None:
+            cells = [_cell(j, group) for group in groups]
+            table.add_row(Text(j.label), *cells, f"{j.largest_error:.2f}", f"{j.identical_share:.2%}")
+    return table
+
+
+def _cell(judgement: Judgement, group: str) -> Text:
+    agrees, deviates, differs = (
+        judgement.count(verdict, group) for verdict in (Verdict.AGREES, Verdict.DEVIATES, Verdict.DIFFERS)
+    )
+    left = judgement.count(Verdict.UNSUPPORTED, group) + judgement.count(Verdict.NOT_RUN, group)
+    return Text.assemble(
+        f"{agrees}" if agrees + deviates + differs else "",
+        (f" +{deviates}" if deviates else "", "yellow"),
+        (f" !{differs}" if differs else "", "bold red"),
+        (f" -{left}" if left else "", "dim"),
+    )
+
+
+def _ledger(judgements: Sequence[Judgement]) -> Table:
+    table = Table(title="Ledger", title_justify="left", pad_edge=False)
+    table.add_column("deviation", no_wrap=True)
+    table.add_column("explains", justify="right")
+    table.add_column("why")
+    uses = ledger_uses(judgements)
+    for entry in ENTRIES:
+        if uses[entry.id]:
+            table.add_row(entry.id, str(uses[entry.id]), entry.why)
+    return table

@@ -1,0 +1,87 @@
+"""What an implementation should give for a quantity: PyTorch's formula, but for what the ledger states."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from conformance.elements import Elements, Floats
+from conformance.ledger import Deviation, Mask, deviations_of
+from conformance.record import Implementation, Values
+from conformance.tolerance import K
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What an implementation should give for the elements of a quantity, and what for the quantity."""
+
+    elements: Floats
+    roundings: Floats
+    """How far from ``elements`` they may be, beyond the tolerance, by roundings that the formula has not."""
+    owners: Mapping[str, Mask]
+    """Ledger entries, with the elements for which their statement counts."""
+    value: Floats
+    """What it should give: the elements, or their sum over the divisor."""
+    slack: Floats
+    """How far from ``value`` that may be, beyond the tolerance."""
+    whole: str | None = None
+    """Ledger entry about the reduced loss as a whole, if there is one."""
+
+
+def statement(elements: Elements, quantity: str, implementation: Implementation) -> Statement:
+    """Statement of the formula and the ledger about an implementation."""
+    deviations = deviations_of(implementation, quantity)
+    seen = elements
+    for deviation in deviations:
+        seen = deviation.sees(seen) if deviation.sees else seen
+    values, owners = seen.formula(quantity), dict[str, Mask]()
+    roundings = np.zeros_like(values)
+    for deviation in (deviation for deviation in deviations if not deviation.reduced):
+        mask = deviation.where(elements if deviation.sees else seen)
+        if deviation.instead:
+            values = np.where(mask, deviation.instead(seen), values)
+            roundings = np.where(mask, 0.0, roundings)
+            owners = {entry: others & ~mask for entry, others in owners.items()}
+        if deviation.roundings:
+            roundings = roundings + np.where(mask, K * seen.eps * np.nan_to_num(deviation.roundings(seen)), 0.0)
+        owners[deviation.id] = mask
+    if quantity == "loss" and elements.reduction != "none":
+        return _reduced(values, roundings, owners, seen, [deviation for deviation in deviations if deviation.reduced])
+    weight = 1.0 if quantity == "loss" else elements.weight
+    values, roundings = seen.flushed(values * weight), roundings * weight
+    return Statement(values, roundings, owners, values, roundings)
+
+
+def _reduced(
+    values: Floats, roundings: Floats, owners: Mapping[str, Mask], seen: Elements, deviations: list[Deviation]
+) -> Statement:
+    value = np.asarray(values.sum() / np.float64(seen.divisor))
+    slack = np.asarray(roundings.sum() / np.float64(max(seen.divisor, 1)))
+    whole = None
+    for deviation in deviations:
+        if deviation.instead and deviation.where(seen):
+            value, slack, whole = np.asarray(deviation.instead(seen)), np.zeros_like(slack), deviation.id
+    return Statement(values, roundings, owners, value, slack, whole)
+
+
+def entries_between(ours: Statement, theirs: Statement, matters: Callable[[Mask], bool]) -> tuple[str, ...]:
+    """Ledger entries by which two statements come apart where it ``matters``."""
+    apart = ~same(ours.elements, theirs.elements) | (ours.roundings + theirs.roundings > 0)
+    entries: dict[str, None] = {}
+    for side in (ours, theirs):
+        entries.update((entry, None) for entry, mask in side.owners.items() if matters(mask & apart))
+        entries.update({side.whole: None} if side.whole else {})
+    return tuple(entries)
+
+
+def errors_in(got: Values, wanted: Values, bound: Floats) -> Floats:
+    """Differences in units of a bound; infinite where only one is NaN or infinite, or their signs differ."""
+    got, wanted = got.astype(np.float64), wanted.astype(np.float64)
+    finite = np.isfinite(got) & np.isfinite(wanted)
+    return np.where(same(got, wanted), 0.0, np.where(finite, np.abs(got - wanted) / bound, np.inf))
+
+
+def same(a: Values, b: Values) -> Mask:
+    """Where two arrays are equal, NaN for NaN."""
+    equal: Mask = (a == b) | (np.isnan(a) & np.isnan(b))
+    return equal

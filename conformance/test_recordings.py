@@ -1,0 +1,124 @@
+"""Recordings: those that are committed are sound and still true, and whatever else comes is refused with a reason."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conformance import record
+from conformance.__main__ import main
+from conformance.implementations import RECORDINGS
+from conformance.judge import Verdict
+from conformance.recording import read_recording
+from conformance.run import judge_implementation
+
+CORPUS = record.load_corpus()
+COMMITTED = sorted(RECORDINGS.glob("*.npz"))
+SOME = RECORDINGS / "oneflow.nn.KLDivLoss-0.9.0.npz"
+ENVIRONMENTS = Path(__file__).parents[1] / "build" / "environments"
+ENVIRONMENT_OF = {"oneflow": "oneflow", "torch": "torch-1.10"}
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
+def test_a_committed_recording_is_small_and_of_this_corpus(path: Path) -> None:
+    assert path.stat().st_size < 2**20
+    implementation = read_recording(path, CORPUS)
+    assert path.name.startswith(implementation.label.replace(" ", "-"))
+
+
+def _environment(library: str) -> str:
+    return ENVIRONMENT_OF.get(library, library)
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: f"{_environment(path.name.split('.')[0])}-{path.stem}")
+def test_a_committed_recording_matches_what_its_framework_gives_now(path: Path, tmp_path: Path) -> None:
+    committed = read_recording(path, CORPUS)
+    name = _environment(committed.library)
+    python = ENVIRONMENTS / name / "bin" / "python"
+    if not python.exists():
+        pytest.skip(f"{committed.library} {committed.version()} is not installed; make {name} installs it")
+    adapter = record.CORPUS.parent / "implementations" / f"{committed.library}.py"
+    recorder = [str(python), record.__file__, str(adapter), "--output", str(tmp_path)]
+    subprocess.run(recorder, check=True, capture_output=True)
+    live = read_recording(tmp_path / path.name, CORPUS)
+    judgement = judge_implementation(live, CORPUS.cases, committed)
+    # Another processor may round its logarithms otherwise.
+    verdicts = {c.verdict for c in judgement.comparisons}
+    assert verdicts <= {Verdict.AGREES, Verdict.UNSUPPORTED}
+    for case in CORPUS.cases:
+        assert _kind(live.run(case)) == _kind(committed.run(case)), case.id
+
+
+def _kind(outcome: record.Outcome) -> tuple[Any, ...]:
+    """What an outcome is, but for its values."""
+    error = (outcome.error or "").partition(":")[0]
+    return error, outcome.unsupported, outcome.loss is None, tuple(outcome.gradients)
+
+
+class Plain(record.Implementation):
+    """The formula on NumPy alone, as an adapter would write it."""
+
+    def version(self) -> str:
+        return np.__version__
+
+    def compute(self, case: record.Case) -> record.Outcome:
+        y, x = case.target.values, case.input.values
+        loss = np.exp(y) * (y - x) if case.log_target else y * (np.log(y) - x)
+        if case.reduction != "none":
+            raise record.UnsupportedError("no reductions")
+        return record.Outcome(record.as_result(loss, loss.dtype), unsupported="no gradients")
+
+
+def test_what_is_read_is_what_was_recorded(tmp_path: Path) -> None:
+    plain = Plain("plain", "numpy")
+    outcomes = [plain.run(case) for case in CORPUS.cases]
+    path = tmp_path / "plain.npz"
+    record.write_recording(path, plain, CORPUS, outcomes)
+    recorded = read_recording(path, CORPUS)
+    assert recorded.label == plain.label
+    for case, outcome in zip(CORPUS.cases, outcomes, strict=True):
+        again = recorded.run(case)
+        assert _kind(again) == _kind(outcome)
+        if outcome.loss is not None:
+            assert again.loss is not None
+            assert (again.loss.dtype, again.loss.shape) == (outcome.loss.dtype, outcome.loss.shape)
+            kept = outcome.loss.values.ravel()[record.kept(outcome.loss.values.size)]
+            np.testing.assert_array_equal(again.loss.values.ravel(), kept)
+
+
+def test_the_recorder_is_one_file_that_needs_numpy_alone(tmp_path: Path) -> None:
+    recorder = tmp_path / "record.py"
+    recorder.write_bytes(Path(record.__file__).read_bytes())
+    (tmp_path / "adapter.py").write_text(
+        "import numpy\n"
+        "from conformance.record import Implementation, Outcome, as_result\n"
+        "class Zero(Implementation):\n"
+        "    def version(self): return '1.0'\n"
+        "    def compute(self, case): return Outcome(as_result(numpy.float32(0), 'float32'), unsupported='none')\n"
+        "def implementations(): yield Zero('zero', 'zero')\n"
+    )
+    for package in Path(np.__file__).parents[1].glob("numpy*"):
+        (tmp_path / "site").mkdir(exist_ok=True)
+        (tmp_path / "site" / package.name).symlink_to(package)
+    command = [sys.executable, "-S", str(recorder), "adapter.py", "--corpus", str(record.CORPUS), "--output", "out"]
+    environment = {"PYTHONPATH": str(tmp_path / "site")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert read_recording(tmp_path / "out" / "zero-1.0.npz", CORPUS).version() == "1.0"
+
+
+def test_two_recordings_of_one_implementation_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = tmp_path / "copy.npz"
+    copy.write_bytes(SOME.read_bytes())
+    with pytest.raises(SystemExit):
+        main(["judge", str(SOME), str(copy)])
+    assert "second recording of oneflow.nn.KLDivLoss 0.9.0" in capsys.readouterr().err
+
+
+def test_a_recording_is_judged_against_any_reference(capsys: pytest.CaptureFixture[str]) -> None:
+    for reference in ("torch.nn.KLDivLoss 2.13.0", "kldiv_xp numpy [oneflow]"):
+        assert main(["judge", str(SOME), "-g", "edge", "--reference", reference, "--processes", "1"]) == 0
+        assert "0 differ" in capsys.readouterr().out
