@@ -91,10 +91,15 @@ def _judge_quantity(
     reference: Implementation,
     wanted: Result,
 ) -> Comparison:
-    promotions = _promotions(case, quantity, implementation, got, wanted)
+    promotions = _promotions(case, quantity, ((implementation, got), (reference, wanted)))
     if got.shape != wanted.shape or (got.dtype != wanted.dtype and not promotions):
         detail = f"{got.dtype}{got.shape}; reference: {wanted.dtype}{wanted.shape}"
         return Comparison(case.id, case.group, quantity, Verdict.DIFFERS, detail=detail)
+    if not all(operand.is_array and operand.values.dtype.kind == "f" for operand in (case.input, case.target)):
+        # Of a call that should be refused there is no formula, and no tolerance.
+        alike = np.array_equal(got.values, wanted.values, equal_nan=True)
+        verdict, detail = (Verdict.AGREES, "") if alike else (Verdict.DIFFERS, "another value")
+        return Comparison(case.id, case.group, quantity, verdict, detail=detail)
     elements = Elements.of(case)
     sample = _sample(got, wanted)
     values, wanted_values = sample(got.values), sample(wanted.values)
@@ -122,14 +127,16 @@ def _judge_quantity(
     return comparison(Verdict.DIFFERS, largest, detail=_describe(elements, unexplained, values, wanted_values, sample))
 
 
-def _promotions(
-    case: Case, quantity: str, implementation: Implementation, got: Result, wanted: Result
-) -> tuple[str, ...]:
-    """Ledger entry that says why a result has another dtype than the reference's."""
-    if got.dtype == wanted.dtype:
+def _promotions(case: Case, quantity: str, sides: tuple[tuple[Implementation, Result], ...]) -> tuple[str, ...]:
+    """Ledger entries that say why two results have different dtypes."""
+    if len({result.dtype for _, result in sides}) == 1:
         return ()
-    mine = (entry for entry in PROMOTIONS if entry.who(implementation))
-    return tuple(entry.id for entry in mine if entry.gives(case, quantity) == got.dtype)[:1]
+    return tuple(
+        entry.id
+        for who, result in sides
+        for entry in PROMOTIONS
+        if entry.who(who) and entry.gives(case, quantity) == result.dtype
+    )
 
 
 def _sample(*results: Result) -> Callable[[Any], Any]:
