@@ -3,7 +3,7 @@
 import numpy as np
 
 from conformance.elements import Elements, Floats
-from conformance.ledger.entry import Deviation, Refusal, among_probabilities
+from conformance.ledger.entry import Deviation, Refusal, among_log_probabilities, among_probabilities
 from conformance.ledger.formulas import oneflow, paddle
 
 _SMALLEST_IN_LOGARITHM = 1e-20
@@ -45,6 +45,15 @@ DEVIATIONS = (
         lambda e: e.log_p + 1 - e.x,
         "wrong: the loss is 0 there, but its gradient is that of y log y, -inf; PyTorch's is NaN",
         "real/temperature-0.25/float32/target/none",
+    ),
+    Deviation(
+        "factored-gradient-of-a-difference",
+        oneflow,
+        ("target",),
+        lambda e: among_log_probabilities(e, np.isinf(e.p) & (e.y == e.x)),
+        lambda e: e.p * (e.y - e.x + 1),
+        "PyTorch up to 1.12 computed p (log p + 1 - x); OneFlow adds the 1 last, and it survives beside a huge input",
+        "edge/grid/float32/log_target/none at y = x = 2.1e37",
     ),
     Deviation(
         "mean-of-nothing",

@@ -152,9 +152,10 @@ def _ratio_out_of_range(e: Elements) -> Mask:
 
 
 def _factor_out_of_range(e: Elements) -> Mask:
-    """Where a factor of the gradients, p/q/q or the derivative by p/q, overflows or loses digits."""
+    """Where a factor of the gradients, p/q/q, g p or the derivative by p/q, overflows or loses digits."""
+    p, q = _clipped(e)
     ratio, by_ratio = _clipped_by_ratio(e)
-    out_of_range: Mask = np.isinf(e.rounded(ratio / _clipped(e)[1])) | (by_ratio < e.tiny)
+    out_of_range: Mask = np.isinf(e.rounded(ratio / q)) | (e.weight * p < e.tiny) | (by_ratio < e.tiny)
     return out_of_range
 
 
