@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +35,29 @@ def _environment(library: str) -> str:
     return ENVIRONMENT_OF.get(library, library)
 
 
+@pytest.fixture(scope="module")
+def recorded_now(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """What records all implementations of a library in its own environment, once, and gives the folder."""
+
+    @cache
+    def recorded_now(library: str) -> Path:
+        python = ENVIRONMENTS / _environment(library) / "bin" / "python"
+        if not python.exists():
+            pytest.skip(f"{library} has no environment here; make {_environment(library)} builds it")
+        adapter = record.CORPUS.parent / "implementations" / f"{library}.py"
+        output = tmp_path_factory.mktemp(library)
+        subprocess.run([python, record.__file__, adapter, "--output", output], check=True, capture_output=True)
+        return output
+
+    return recorded_now
+
+
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: f"{_environment(path.name.split('.')[0])}-{path.stem}")
-def test_a_committed_recording_matches_what_its_framework_gives_now(path: Path, tmp_path: Path) -> None:
+def test_a_committed_recording_matches_what_its_framework_gives_now(
+    path: Path, recorded_now: Callable[[str], Path]
+) -> None:
     committed = read_recording(path, CORPUS)
-    name = _environment(committed.library)
-    python = ENVIRONMENTS / name / "bin" / "python"
-    if not python.exists():
-        pytest.skip(f"{committed.library} {committed.version()} is not installed; make {name} installs it")
-    adapter = record.CORPUS.parent / "implementations" / f"{committed.library}.py"
-    recorder = [str(python), record.__file__, str(adapter), "--output", str(tmp_path)]
-    subprocess.run(recorder, check=True, capture_output=True)
-    live = read_recording(tmp_path / path.name, CORPUS)
+    live = read_recording(recorded_now(committed.library) / path.name, CORPUS)
     judgement = judge_implementation(live, CORPUS.cases, committed)
     # Another processor may round its logarithms otherwise.
     verdicts = {c.verdict for c in judgement.comparisons}
