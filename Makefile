@@ -19,7 +19,7 @@ export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES := -1
 SUITE_TESTS := $(filter-out conformance/test_conformance.py,$(wildcard conformance/test_*.py))
 
 # Frameworks that need an environment of their own: conformance/environments has what they need, the interpreter is here.
-FRAMEWORKS := oneflow torch-1.10 jax keras mlx optax paddle
+FRAMEWORKS := oneflow torch-1.10 jax keras mindspore mlx optax paddle
 ONEFLOW_PYTHON ?= python3.10
 TORCH_1_10_PYTHON ?= python3.9
 interpreter_of = $(if $(filter oneflow,$(1)),$(ONEFLOW_PYTHON),$(if $(filter torch-1.10,$(1)),$(TORCH_1_10_PYTHON),$(PYTHON)))
