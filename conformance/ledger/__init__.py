@@ -4,7 +4,7 @@ An entry explains a difference only where its condition holds, and only if the i
 that it gives. In a full run every entry must explain something. There is a file for each library.
 """
 
-from conformance.ledger import formulas, kldiv_xp, mlx, oneflow, optax, paddle, probabilities, pytorch
+from conformance.ledger import formulas, kldiv_xp, mindspore, mlx, oneflow, optax, paddle, probabilities, pytorch
 from conformance.ledger.entry import Deviation, Mask, Promotion, Refusal
 from conformance.ledger.kldiv_xp import promised_error
 from conformance.record import Implementation
@@ -22,7 +22,7 @@ __all__ = [
     "promised_error",
 ]
 
-_FILES = (formulas, kldiv_xp, pytorch, mlx, oneflow, optax, paddle, probabilities)
+_FILES = (formulas, kldiv_xp, pytorch, mindspore, mlx, oneflow, optax, paddle, probabilities)
 DEVIATIONS: tuple[Deviation, ...] = tuple(entry for file in _FILES for entry in file.DEVIATIONS)
 REFUSALS: tuple[Refusal, ...] = tuple(entry for file in _FILES for entry in file.REFUSALS)
 PROMOTIONS: tuple[Promotion, ...] = probabilities.PROMOTIONS

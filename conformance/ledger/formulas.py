@@ -32,6 +32,11 @@ def paddle(implementation: Implementation) -> bool:
     return implementation.library == "paddle"
 
 
+def mindspore(implementation: Implementation) -> bool:
+    """Whether this is MindSpore."""
+    return implementation.library == "mindspore"
+
+
 def zero_unless_positive(implementation: Implementation) -> bool:
     """Whether the loss is 0 unless the target is positive."""
     foreign = oneflow(implementation) or paddle(implementation) or pytorch_until_1_12(implementation)
@@ -45,7 +50,7 @@ def factored_formula(implementation: Implementation) -> bool:
 
 def _product(implementation: Implementation) -> bool:
     named = implementation.name in ("optax.losses.kl_divergence", "scipy.special.rel_entr")
-    return named or factored_formula(implementation)
+    return named or mindspore(implementation) or factored_formula(implementation)
 
 
 def _foreign_and_zero_unless_positive(implementation: Implementation) -> bool:
@@ -54,7 +59,8 @@ def _foreign_and_zero_unless_positive(implementation: Implementation) -> bool:
 
 
 def _equal_shapes_only(implementation: Implementation) -> bool:
-    return implementation.convention is not None or oneflow(implementation) or paddle(implementation)
+    foreign = oneflow(implementation) or paddle(implementation) or mindspore(implementation)
+    return foreign or implementation.convention is not None
 
 
 def _computed(e: Elements, values: Floats) -> Floats:

@@ -4,7 +4,7 @@ import numpy as np
 
 from conformance.elements import Elements, Floats
 from conformance.ledger.entry import Deviation, Refusal, among_log_probabilities, among_probabilities
-from conformance.ledger.formulas import oneflow, paddle
+from conformance.ledger.formulas import mindspore, oneflow, paddle
 
 _SMALLEST_IN_LOGARITHM = 1e-20
 
@@ -70,14 +70,14 @@ DEVIATIONS = (
 REFUSALS = (
     Refusal(
         "mixed-dtypes-refused",
-        lambda implementation: oneflow(implementation) or paddle(implementation),
+        lambda implementation: any(who(implementation) for who in (oneflow, paddle, mindspore)),
         lambda case, outcome: outcome.error is not None and case.input.dtype != case.target.dtype,
         "the two arrays must have one dtype, but that Paddle promotes float32 beside float64; PyTorch promotes all",
         "random/5x3/even/float32+float64/target/sum",
     ),
     Refusal(
         "batchmean-of-a-0-d-array-refused",
-        oneflow,
+        lambda implementation: oneflow(implementation) or mindspore(implementation),
         lambda case, outcome: (
             outcome.error is not None and case.reduction == "batchmean" and case.input.values.shape == ()
         ),

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from conformance.judge import Verdict
 from conformance.ledger import ENTRIES
-from conformance.report.run import Run, ledger_uses, not_run_reasons
+from conformance.report.run import Run, ledger_uses, not_run_reasons, percent
 from conformance.run import Judgement
 
 SHOWN_DIFFERENCES = 20
@@ -60,7 +60,7 @@ def _matrix(judgements: Sequence[Judgement], groups: Sequence[str], reference: s
     for j in judgements:
         if j.not_run is None:
             cells = [_cell(j, group) for group in groups]
-            table.add_row(Text(j.label), *cells, f"{j.largest_error:.2f}", f"{j.identical_share:.2%}")
+            table.add_row(Text(j.label), *cells, f"{j.largest_error:.2f}", percent(j.identical_share))
     return table
 
 
