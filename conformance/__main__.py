@@ -16,8 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from conformance import record
 from conformance.implementations import reference
 from conformance.recording import RecordingError
+from conformance.report.contents import Run
 from conformance.report.formats import FORMATS, format_of, render
-from conformance.report.run import Run
 from conformance.report.terminal import print_report, summary
 from conformance.run import (
     Judgement,
@@ -65,7 +65,7 @@ def _judge(parser: argparse.ArgumentParser, options: argparse.Namespace, console
     corpus, known = record.load_corpus(), known_implementations(options.files)
     against = _reference(parser, options.reference, list(known)) if options.reference else reference().label
     # Nothing is learnt from holding the reference against itself.
-    candidates = [i.label for i in recorded] or [label for label in known if label != against]
+    candidates = [label for label in [i.label for i in recorded] or known if label != against]
     labels = _chosen(parser, "implementation", options.implementation, candidates)
     groups = _chosen(parser, "group", options.group, list(corpus.groups))
     for path in getattr(options, "write", []):  # now, and not after minutes of work
@@ -109,7 +109,7 @@ def _write(run: Run, format: str, path: Path, console: Console) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
-    console.print(f"{format}: {path}", highlight=False)
+    console.print(f"{format}: {path}", highlight=False, markup=False)
 
 
 def _chosen(parser: argparse.ArgumentParser, kind: str, wanted: Sequence[str] | None, known: list[str]) -> list[str]:

@@ -67,6 +67,10 @@ def _nothing_to_judge(outcome: Outcome) -> bool:
     return outcome.unsupported is not None and outcome.loss is None
 
 
+_BROKEN = ("NameError", "UnboundLocalError", "ImportError", "ModuleNotFoundError")
+"""Errors of a program that does not run, and not refusals."""
+
+
 def _judge_refusal(
     case: Case, implementation: Implementation, outcome: Outcome, reference: Implementation, expected: Outcome
 ) -> Comparison:
@@ -74,7 +78,7 @@ def _judge_refusal(
     kind = (outcome.error or "").partition(":")[0]
     if implementation.convention is not None and outcome.error and kind != promised_error(case):
         return Comparison(case.id, case.group, "loss", Verdict.DIFFERS, detail=detail)
-    if outcome.error and expected.error:
+    if outcome.error and expected.error and kind not in _BROKEN:
         return Comparison(case.id, case.group, "loss", Verdict.AGREES, detail=detail)
     for who, what in ((implementation, outcome), (reference, expected)):
         for refusal in REFUSALS:

@@ -1,7 +1,7 @@
 """Run an implementation over the corpus, and write down what it gave: a recording.
 
-This one file is all that has to go to where a framework lives, with the corpus and an adapter. It needs Python 3.7 or
-newer, NumPy and that framework, and nothing else of this project::
+This one file is all that has to go to where a framework lives, with the corpus and an adapter. It needs that framework,
+Python 3.7 or newer and NumPy 1.21 or newer, and nothing else of this project::
 
     python record.py oneflow.py --corpus corpus.npz --output recordings
 
@@ -17,8 +17,8 @@ Its digest is the SHA-256 of the manifest and of every array in it, and names th
 
 A recording is one ``.npz`` file without pickles, too. Its ``manifest`` has the implementation, its environment, the
 corpus digest, and an outcome for each case: a kind of error, or the place of loss and gradients in the other members,
-which hold all results of one dtype, one behind the other. Of arrays with more than ``KEPT`` elements only that many are
-kept, evenly spread.
+which hold all results of one dtype, one behind the other. Of an array with more than ``KEPT`` elements only so many are
+kept, from all over its rows and columns.
 """
 
 from __future__ import annotations
@@ -300,7 +300,11 @@ def size_of(shape: Iterable[int]) -> int:
 
 def kept(size: int) -> npt.NDArray[np.int64]:
     """Flat indices of the elements that a recording keeps of an array with so many."""
-    return np.arange(min(size, KEPT), dtype=np.int64) * size // max(min(size, KEPT), 1)
+    if size <= KEPT:
+        return np.arange(size, dtype=np.int64)
+    # Strides of a prime meet every column, where even ones would meet the same few again and again.
+    indices = np.arange(KEPT - 1, dtype=np.int64) * 7919 % size
+    return np.unique(np.append(indices, size - 1))
 
 
 def write_recording(path: Path, implementation: Implementation, corpus: Corpus, outcomes: Iterable[Outcome]) -> None:
@@ -337,7 +341,7 @@ def _entry(case: Case, outcome: Outcome, pools: _Pools) -> dict[str, Any]:
     for reason in ("error", "unsupported"):
         text = getattr(outcome, reason)
         if text is not None:
-            entry[reason] = _printable(text)
+            entry[reason] = printable(text)
     results = {name: result for name, result in ((q, outcome.quantity(q)) for q in case.quantities) if result}
     if results:
         entry["results"] = {
@@ -377,7 +381,8 @@ def _first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "")
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """Text that a terminal shows as it is, cut where it is too long."""
     text = re.sub("\x1b\\[[0-9;]*m", "", text)  # the colours of a terminal
     return "".join(character if character.isprintable() else "?" for character in text)[:LONGEST_TEXT]
 

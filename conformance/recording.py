@@ -2,10 +2,11 @@
 
 import io
 import re
+import stat
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
@@ -22,13 +23,14 @@ from conformance.record import (
     Values,
     from_bfloat16_bits,
     kept,
+    printable,
     size_of,
 )
 
 STORED_AS = {"bfloat16": "uint16"}
 _INTEGERS = ("bool", "int8", "int16", "int32", "int64", "uint8")
 DTYPES = (*_INTEGERS, "bfloat16", "float16", "float32", "float64", "complex64", "complex128")
-LARGEST_FILE = LARGEST_CONTENT = 64 * 2**20
+LARGEST_FILE, LARGEST_CONTENT = 8 * 2**20, 64 * 2**20
 """Bytes; a recording over this corpus has less than a megabyte, of three megabytes of content."""
 BYTES_FOR_A_CASE = 4096
 """Of the manifest, at most; some 300 are usual, and error messages are cut at ``LONGEST_TEXT`` characters."""
@@ -50,7 +52,7 @@ class _Identity(_Strict):
     name: Name
     library: Name
     version: Name
-    convention: Name | None
+    convention: Literal["oneflow", "torch", "limit"] | None
     device: Name
     compiled: bool
 
@@ -93,8 +95,13 @@ class Recorded(Implementation):
             device=identity.device,
             compiled=identity.compiled,
         )
-        self._version, self._outcomes = identity.version, outcomes
+        self._version, self._outcomes, self.suffix = identity.version, outcomes, ""
         self.environment = {**environment, "file": path.name}
+
+    @property
+    def label(self) -> str:
+        """Unique name; with a suffix where there is another implementation of the same name."""
+        return f"{super().label}{self.suffix}"
 
     def version(self) -> str:
         """Version of the library that computed."""
@@ -119,7 +126,7 @@ def read_recording(path: Path, corpus: Corpus) -> Recorded:
         pools = {name: _read_pool(name, content) for name, content in members.items()}
         outcomes = {e.case: _outcome(case, e, pools) for case, e in zip(corpus.cases, manifest.outcomes, strict=True)}
     except RecordingError as error:
-        raise RecordingError(f"{path}: {error}") from None
+        raise RecordingError(f"{path}: {printable(str(error))}") from None  # it may quote the file
     except OSError as error:
         raise RecordingError(f"{path}: cannot be read: {error.strerror or error}") from None
     return Recorded(manifest.implementation, manifest.environment, outcomes, path)
@@ -127,18 +134,23 @@ def read_recording(path: Path, corpus: Corpus) -> Recorded:
 
 def _read_members(path: Path, corpus: Corpus) -> dict[str, bytes]:
     """Contents of the archive, none larger than a recording over this corpus can need."""
-    size = path.stat().st_size
-    if size > LARGEST_FILE:
-        raise RecordingError(f"has {size} bytes, more than any recording needs ({LARGEST_FILE})")
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise RecordingError("cannot be read: it is not a file")
+    with path.open("rb") as stream:
+        file = io.BytesIO(stream.read(LARGEST_FILE + 1))
+    if file.getbuffer().nbytes > LARGEST_FILE:
+        raise RecordingError(f"has more than {LARGEST_FILE} bytes, which no recording needs; {_AGAIN}")
     limits = {f"{name}.npy": 3 * len(corpus.cases) * KEPT * 16 + 4096 for name in DTYPES}
     limits["manifest.npy"] = len(corpus.cases) * BYTES_FOR_A_CASE
     contents: dict[str, bytes] = {}
-    file = io.BytesIO(path.read_bytes())
     try:
         with zipfile.ZipFile(file) as archive:
             for info in archive.infolist():
                 if info.filename not in limits or info.filename.removesuffix(".npy") in contents:
                     raise RecordingError(f"has a member {info.filename!r}, which no recording has; {_AGAIN}")
+                # Of the others Python unpacks all at once, however much that is.
+                if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise RecordingError(f"has another compression than numpy.savez in {info.filename}; {_AGAIN}")
                 limit = min(limits[info.filename], LARGEST_CONTENT - sum(map(len, contents.values())))
                 with archive.open(info) as member:
                     content = member.read(limit + 1)
@@ -175,6 +187,9 @@ def _read_manifest(content: bytes, corpus: Corpus) -> _Manifest:
         what = f"lacks {len(missing)} cases, the first is {missing[0]}" if missing else "has cases twice or in disorder"
         raise RecordingError(f"{what}; {_AGAIN}")
     _refuse_unprintable(manifest)
+    identity = manifest.implementation
+    if (identity.convention is not None) != identity.name.startswith("kldiv_xp "):
+        raise RecordingError(f"gives {identity.name} the convention {identity.convention}, but only kldiv_xp has one")
     return manifest
 
 
@@ -235,10 +250,10 @@ def _result(case: Case, quantity: str, result: _Result, pools: Mapping[str, Valu
 
 
 def _possible(shape: tuple[int, ...], case: Case, quantity: str) -> bool:
-    """Whether a result can have this shape: a gradient has that of its argument, a loss that of both or one element."""
+    """Whether a result can have this shape: its argument's, or of a loss that of both arguments or, reduced, none."""
     if quantity != "loss":
         return bool(shape == np.shape(getattr(case, quantity).values))
-    if all(length == 1 for length in shape):
+    if case.reduction != "none" and all(length == 1 for length in shape):
         return True
     try:
         full = np.broadcast_shapes(*(np.shape(operand.values) for operand in (case.input, case.target)))

@@ -68,7 +68,7 @@ class Question:
 
 
 def known_implementations(files: Iterable[Path] = ()) -> dict[str, Implementation]:
-    """Every implementation by its label; one of ``files`` takes the place of another of the same label."""
+    """Every implementation by its label, those of ``files`` beside the others."""
     return {i.label: i for i in (*every_implementation(), *recorded_implementations(files))}
 
 
@@ -81,8 +81,11 @@ def recorded_implementations(files: Iterable[Path]) -> list[Recorded]:
         If a file is no sound recording, or two are of the same implementation.
     """
     recorded: dict[str, Recorded] = {}
+    known = {implementation.label for implementation in every_implementation()}
     for path in files:
         implementation = read_recording(path, _corpus())
+        # What comes from elsewhere may be called like the reference, but must not stand in for it.
+        implementation.suffix = " (file)" if implementation.label in known else ""
         if implementation.label in recorded:
             raise RecordingError(f"{path}: is a second recording of {implementation.label}; judge them one by one")
         recorded[implementation.label] = implementation

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 import random
 import re
@@ -9,6 +10,7 @@ import struct
 import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from operator import methodcaller
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,8 @@ import numpy as np
 import pytest
 
 from conformance.__main__ import main
-from conformance.record import Corpus, load_corpus, write_recording
+from conformance.implementations import reference
+from conformance.record import Case, Corpus, Outcome, load_corpus, write_recording
 from conformance.recording import LARGEST_CONTENT, RecordingError, read_recording
 from conformance.test_recordings import SOME, Plain
 
@@ -321,3 +324,46 @@ def test_markup_in_metadata_is_escaped_in_every_report(tmp_path: Path) -> None:
         if format != "json":
             assert script not in report
             assert "<script>alert" not in report
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_compression_that_unpacks_all_at_once_is_refused(compression: int, sound: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "bomb.npz"
+    path.write_bytes(zipped(members(sound), compression))
+    assert "another compression" in (refusal_of(path) or "")
+
+
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        assert "is not a file" in (refusal_of(path) or "")
+
+
+def test_a_file_larger_than_any_recording_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "large.npz"
+    with path.open("wb") as file:
+        file.truncate(2**40)
+    assert "more than" in (refusal_of(path) or "")
+
+
+@pytest.mark.parametrize("convention", ["nonsense", "oneflow", ""])
+def test_only_kldiv_xp_has_a_convention(convention: str, sound: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "convention.npz"
+    path.write_bytes(with_manifest(sound, set_at("implementation", "convention", value=convention)))
+    assert refusal_of(path)
+
+
+def test_a_file_that_calls_itself_the_reference_is_judged_against_the_real_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def sevens(case: Case) -> Outcome:
+        outcome = reference().run(case)
+        if outcome.loss is None:
+            return outcome
+        return Outcome(replace(outcome.loss, values=np.full_like(outcome.loss.values, 7)), outcome.gradients)
+
+    path, corpus = tmp_path / "sevens.npz", load_corpus()
+    write_recording(path, reference(), corpus, [sevens(case) for case in corpus.cases])
+    for against in ([], ["--reference", reference().label]):
+        assert main(["judge", str(path), "-g", "documentation", "--processes", "1", *against]) == 1
+        assert "16 differ" in capsys.readouterr().out

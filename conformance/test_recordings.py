@@ -111,7 +111,9 @@ def test_the_recorder_is_one_file_that_needs_numpy_alone(tmp_path: Path) -> None
         "from conformance.record import Implementation, Outcome, as_result\n"
         "class Zero(Implementation):\n"
         "    def version(self): return '1.0'\n"
-        "    def compute(self, case): return Outcome(as_result(numpy.float32(0), 'float32'), unsupported='none')\n"
+        "    def compute(self, case):\n"
+        "        loss = numpy.zeros(numpy.broadcast(case.input.values, case.target.values).shape, 'float32')\n"
+        "        return Outcome(as_result(loss, 'float32'), unsupported='none')\n"
         "def implementations(): yield Zero('zero', 'zero')\n"
     )
     for package in Path(np.__file__).parents[1].glob("numpy*"):
@@ -122,6 +124,17 @@ def test_the_recorder_is_one_file_that_needs_numpy_alone(tmp_path: Path) -> None
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert read_recording(tmp_path / "out" / "zero-1.0.npz", CORPUS).version() == "1.0"
+
+
+@pytest.mark.parametrize("shape", sorted({case.input.values.shape for case in CORPUS.cases if case.input.is_array}))
+def test_what_is_kept_is_from_every_column_and_has_both_ends(shape: tuple[int, ...]) -> None:
+    size = record.size_of(shape)
+    indices = record.kept(size)
+    assert len(set(indices)) == len(indices) == min(size, len(indices))
+    if size:
+        assert {0, size - 1} <= set(indices)
+        columns = shape[-1] if shape else 1
+        assert len(set(indices % columns)) >= min(columns, len(indices) - 1)
 
 
 def test_two_recordings_of_one_implementation_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from io import StringIO
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,18 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from conformance.build_corpus import special_values
 from conformance.judge import Comparison, Verdict
 from conformance.ledger import DEVIATIONS
+from conformance.report.contents import Run
 from conformance.report.grids import grids_as_json
 from conformance.report.html import linked, render_html
 from conformance.report.junit import render_junit
 from conformance.report.markdown import render_markdown
-from conformance.report.run import Run
+from conformance.report.plot import error_plots
+from conformance.report.terminal import print_report
 from conformance.run import Judgement
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -189,7 +193,7 @@ def test_a_cell_opens_its_list_by_keyboard_and_gives_the_focus_back(open_page: A
 @pytest.mark.parametrize("cell", [0, 1, 8, 13])
 def test_the_list_has_as_many_comparisons_of_each_verdict_as_the_cell(cell: int, open_page: Any) -> None:
     page = open_page().page
-    button = page.locator(".matrix button").nth(cell)
+    button = page.locator(".matrix button:visible").nth(cell)
     stated = {verdict: int(count) for count, verdict in re.findall(r"(\d+) ([a-z ]+)(?:,|$)", label_of(button))}
     button.click()
     assert page.locator("#dialog-rows tr").count() == sum(stated.values()) == 12
@@ -220,8 +224,27 @@ def test_the_list_is_searched_by_case_and_leads_to_the_ledger(open_page: Any) ->
 @in_browser
 def test_a_link_to_an_implementation_opens_it(open_page: Any) -> None:
     page = open_page().page
-    page.locator(".matrix tbody th a").first.click()
-    page.wait_for_selector("#implementation-0[open]")
+    link = page.locator(".matrix tbody th a").first
+    link.click()
+    page.wait_for_selector(f"{link.get_attribute('href')}[open]")
+
+
+@in_browser
+def test_the_matrix_has_foreign_implementations_first_and_the_others_folded_up(open_page: Any) -> None:
+    page = open_page().page
+    assert page.locator(".matrix:visible tbody th a").last.inner_text() == "implementation 31 [torch]"
+    page.evaluate("document.querySelectorAll('.part').forEach((one) => { one.open = false; })")
+    names = page.locator(".matrix:visible tbody th a").all_inner_texts()
+    assert names[1:] == [LONG, "absent"]
+    parts = page.locator(".part summary .title").all_inner_texts()
+    assert parts == ["kldiv_xp [oneflow]", "kldiv_xp [torch]", "kldiv_xp [limit]"]
+    page.locator(".part summary").first.focus()
+    page.keyboard.press("Enter")
+    assert page.locator(".matrix:visible tbody th a").nth(3).inner_text() == "implementation 0 [oneflow]"
+
+
+def test_what_differs_is_not_folded_up() -> None:
+    assert re.findall(r'<details class="part"( open)?>', render_html(made_up(implementations=6))) == ["", " open", ""]
 
 
 @in_browser
@@ -229,11 +252,17 @@ def test_the_grids_are_chosen_and_walked_through_by_keyboard(open_page: Any) -> 
     page = open_page().page
     figures = page.locator("#maps figure")
     assert figures.count() == 2  # the reference with all that agree, and the oneflow convention
+    assert not page.locator("#all-maps").is_visible()
     assert "implementation 2 [limit]" in figures.nth(0).inner_text()
     assert LONG in figures.nth(1).inner_text()
     assert page.locator("#readout").inner_text() == f"target 0, input {MINUS}∞: reference NaN"
     assert "here: 0 ≠ reference" in figures.nth(1).inner_text()
-    figures.nth(1).locator("td[tabindex='0']").focus()
+    page.locator("#maps td[tabindex='0']").focus()
+    page.keyboard.press("PageDown")
+    assert figures.nth(1).locator("td:focus").get_attribute("aria-label") == (
+        f"target 0, input {MINUS}∞: 0, not the reference's"
+    )
+    assert page.locator("#maps td[tabindex='0']").count() == 1
     page.keyboard.press("ArrowRight")
     assert page.locator("#readout").inner_text() == f"target 0, input {MINUS}2e37: reference 0"
     page.keyboard.press("ArrowUp")
@@ -246,6 +275,43 @@ def test_the_grids_are_chosen_and_walked_through_by_keyboard(open_page: Any) -> 
     page.keyboard.press("ArrowRight")
     assert figures.count() == 0
     assert page.locator("#readout").inner_text() == "The reference has no such values."
+
+
+@in_browser
+def test_what_is_only_pointed_at_is_not_announced(open_page: Any) -> None:
+    page = open_page().page
+    said, cells = page.locator("#announced[role=status]"), page.locator("#maps td")
+    cells.nth(20).hover()
+    assert page.locator("#readout").inner_text() == cells.nth(20).get_attribute("aria-label").replace(
+        ": ", ": reference "
+    )
+    assert said.text_content() == ""
+    cells.nth(20).click()
+    assert said.text_content() == page.locator("#readout").inner_text()
+    assert page.locator("section[aria-labelledby=grids] :is([role=status], output)").count() == 1
+
+
+@in_browser
+def test_maps_of_kldiv_xp_alone_are_shown_when_asked_for(browser: Any, tmp_path: Path) -> None:
+    half = {case: {"loss": values["loss"] / 2} for case, values in grids("torch").items()}
+    judged = [
+        Judgement("kldiv_xp jax [limit]", "1.0", None, (), grids=half),
+        Judgement("kldiv_xp numpy [oneflow]", "1.0", None, (), grids=grids("oneflow")),
+    ]
+    file = tmp_path / "report.html"
+    file.write_text(render_html(Run(judged, GROUPS, "reference", "digest", grids=grids("torch"))), encoding="utf-8")
+    page = browser.new_page()
+    page.goto(file.as_uri())
+    names, button = page.locator("#maps figcaption strong"), page.locator("#all-maps")
+    assert names.all_inner_texts() == ["reference", "kldiv_xp numpy [oneflow]"]
+    assert button.inner_text() == "Show all 3 maps"
+    button.focus()
+    page.keyboard.press("Enter")
+    assert "kldiv_xp jax [limit]" in names.all_inner_texts()
+    assert button.get_attribute("aria-expanded") == "true"
+    page.keyboard.press("Enter")
+    assert names.count() == 2
+    page.close()
 
 
 @in_browser
@@ -307,8 +373,21 @@ def test_whoever_parts_from_the_reference_alike_shares_a_map() -> None:
     view = grids_as_json(made_up(implementations=6, text="mute"))["views"]["float32/target/loss"]
     assert [one["names"] for one in view["maps"]] == [
         ["torch.nn.KLDivLoss mute", "implementation 1 [torch]", "implementation 2 [limit]"],
-        ["implementation 0 [oneflow]", LONG],
+        [LONG, "implementation 0 [oneflow]"],
     ]
+
+
+def test_maps_of_foreign_implementations_come_before_those_of_kldiv_xp() -> None:
+    near = {case: {"loss": np.where(values["loss"] == 0, 1, values["loss"])} for case, values in grids("torch").items()}
+    foreign = {case: {"loss": np.full_like(values["loss"], 7)} for case, values in grids("torch").items()}
+    judged = [
+        Judgement("kldiv_xp jax [limit]", "1.0", None, (), grids=near),
+        Judgement("kldiv_xp jax [odd]", "1.0", None, (), grids=foreign),
+        Judgement("foreign 1.0", "1.0", None, (), grids=foreign),
+    ]
+    maps = grids_as_json(Run(judged, GROUPS, "reference", "digest", grids=grids("torch")))
+    names = [one["names"] for one in maps["views"]["float32/target/loss"]["maps"]]
+    assert names == [["reference"], ["foreign 1.0", "kldiv_xp jax [odd]"], ["kldiv_xp jax [limit]"]]
 
 
 def test_whoever_has_no_such_grid_is_named() -> None:
@@ -316,6 +395,44 @@ def test_whoever_has_no_such_grid_is_named() -> None:
     absent = Judgement("absent", "", "no CUDA device", ())
     run = Run([odd, absent], GROUPS, "reference", "digest", grids=grids("torch"))
     assert grids_as_json(run)["views"]["float32/target/loss"]["without"] == ["odd", "absent"]
+
+
+@pytest.mark.parametrize(
+    "values", [np.zeros((3, 3)), np.zeros(324), np.zeros((18, 18), complex), np.zeros((18, 18), int)]
+)
+def test_a_grid_of_another_shape_or_kind_is_none(values: np.ndarray[Any, Any]) -> None:
+    case = "edge/grid/float32/target/none"
+    odd = {case: {"loss": values}}
+    run = Run([Judgement("odd", "1.0", None, (), grids=odd)], GROUPS, "reference", "digest", grids=grids("torch"))
+    assert grids_as_json(run)["views"]["float32/target/loss"]["without"] == ["odd"]
+    assert grids_as_json(Run(run.judgements, GROUPS, "reference", "digest", grids=odd))["views"] == {}
+
+
+@pytest.mark.parametrize("label", ["a[/red]b", "a[red]b", HOSTILE])
+def test_the_terminal_takes_text_from_elsewhere_for_text(label: str) -> None:
+    shown = StringIO()
+    run = made_up(implementations=6, text=label)
+    print_report(run, Console(file=shown, width=1000, color_system=None))
+    text = shown.getvalue()
+    text.encode("utf-8")
+    assert "\x1b" not in text
+    if label != HOSTILE:
+        assert f"Conformance with torch.nn.KLDivLoss {label}" in text
+        assert f"no CUDA device {label}: absent" in text
+        assert any(line.strip("│ ").startswith(f"{label} ") for line in text.splitlines())
+
+
+@in_browser
+def test_the_plot_has_room_for_the_longest_name_of_a_library(browser: Any) -> None:
+    label = "optax.losses.kl_divergence_with_log_targets 0.2.8"
+    judged = [Judgement(label, "1.0", None, tuple(comparisons(0, 4, (Verdict.AGREES,))))]
+    page = browser.new_page()
+    for plot in error_plots(judged).values():
+        page.goto(plot.uri)
+        name = page.locator("text", has_text=label)
+        assert name.evaluate("one => one.getBoundingClientRect().left >= 0")
+        assert name.evaluate("one => one.getBoundingClientRect().right <= document.documentElement.clientWidth")
+    page.close()
 
 
 def test_only_web_addresses_in_evidence_become_links() -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from conformance.report.run import Run
+from conformance.report.contents import Run
 
 FORMATS = {"html": ".html", "json": ".json", "markdown": ".md", "junit": ".xml"}
 """Formats, and how the names of their files end."""

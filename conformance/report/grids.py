@@ -10,13 +10,17 @@ import numpy.typing as npt
 
 from conformance.build_corpus import special_values
 from conformance.elements import Elements
-from conformance.report.run import QUANTITIES, Grids, Run
+from conformance.ledger import Mask
+from conformance.record import Values
+from conformance.report.contents import QUANTITIES, Run, convention, foreign_first
+from conformance.run import Grids
+from conformance.statement import errors_in
 from conformance.tolerance import tolerance
 
 DTYPES = ("float32", "float64")
 KINDS = ("target", "log_target")
-
-Values = npt.NDArray[Any]
+ALWAYS_SHOWN = "kldiv_xp numpy ["
+"""How the labels begin for which ``kldiv_xp`` is shown at first; its other backends are held against these."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +29,27 @@ class Map:
 
     names: list[str]
     values: Values
-    differs: npt.NDArray[np.bool_]
+    differs: Mask
     """Where the values are not the reference's within the tolerance."""
+
+    @property
+    def foreign(self) -> bool:
+        """Whether one of them is a foreign implementation."""
+        return any(convention(name) is None for name in self.names)
+
+    @property
+    def shown(self) -> bool:
+        """Whether the page shows the map without being asked for all of them."""
+        return self.foreign or any(name.startswith(ALWAYS_SHOWN) for name in self.names)
 
 
 @dataclass(frozen=True)
 class GridView:
-    """All maps of one quantity over one grid, the reference's first, and who has no values there."""
+    """All maps of one quantity over one grid, and who has no values there.
+
+    The reference's map is the first, then come those of foreign implementations, and then those of ``kldiv_xp`` alone;
+    both with the fewest differing values first.
+    """
 
     maps: list[Map] = field(default_factory=list)
     without: list[str] = field(default_factory=list)
@@ -44,10 +62,11 @@ def grids_as_json(run: Run) -> dict[str, Any]:
             "maps": [
                 {
                     "names": one.names,
+                    "shown": which == 0 or one.shown,
                     "values": " ".join(_number(value) for value in one.values.flat),
                     "differs": "".join("01"[int(mark)] for mark in one.differs.flat),
                 }
-                for one in view.maps
+                for which, one in enumerate(view.maps)
             ],
             "without": view.without,
         }
@@ -71,7 +90,7 @@ def axis_label(value: float) -> str:
 def _views(run: Run) -> Iterator[tuple[str, str, str, GridView]]:
     for dtype, kind, quantity in product(DTYPES, KINDS, QUANTITIES):
         case = f"edge/grid/{dtype}/{kind}/none"
-        reference = _grid(run.grids, case, quantity)
+        reference = _grid(run.grids, case, dtype, quantity)
         if reference is not None:
             yield dtype, kind, quantity, _view(run, case, dtype, quantity, reference)
 
@@ -82,27 +101,28 @@ def _view(run: Run, case: str, dtype: str, quantity: str, reference: Values) -> 
     wanted = reference[order]
     first = Map([run.reference], wanted, np.zeros(wanted.shape, np.bool_))
     maps, without = {_pattern(first, wanted): first}, []
-    for judgement in run.judgements:
-        values = _grid(judgement.grids, case, quantity)
-        if values is None or values.shape != reference.shape:
+    for judgement in foreign_first(run.judgements):
+        values = _grid(judgement.grids, case, dtype, quantity)
+        if values is None:
             without.append(judgement.label)
         else:
             one = Map([judgement.label], values[order], _differs(values[order], wanted, bound))
             maps.setdefault(_pattern(one, wanted), Map([], one.values, one.differs)).names.append(judgement.label)
-    return GridView([first, *sorted(list(maps.values())[1:], key=lambda one: int(one.differs.sum()))], without)
+    others = sorted(list(maps.values())[1:], key=lambda one: (not one.foreign, int(one.differs.sum())))
+    return GridView([first, *others], without)
 
 
-def _grid(grids: Grids, case: str, quantity: str) -> Values | None:
-    values = grids.get(case, {}).get(quantity)
-    return None if values is None else np.asarray(values, np.float64)
+def _grid(grids: Grids, case: str, dtype: str, quantity: str) -> Values | None:
+    """Values over a grid; nothing if they are not real floating-point numbers, one for each pair of special values."""
+    values, size = grids.get(case, {}).get(quantity), len(special_values(dtype))
+    if values is None or values.shape != (size, size) or values.dtype.kind != "f":
+        return None
+    return values.astype(np.float64)
 
 
-def _differs(values: Values, wanted: Values, bound: Values) -> npt.NDArray[np.bool_]:
+def _differs(values: Values, wanted: Values, bound: Values) -> Mask:
     with np.errstate(all="ignore"):
-        same = (values == wanted) | (np.isnan(values) & np.isnan(wanted))
-        # Where one of the two is infinite or NaN, so is their difference.
-        near = np.abs(values - wanted) <= np.where(np.isfinite(values - wanted), bound, 0.0)
-    differs: npt.NDArray[np.bool_] = ~(same | near)
+        differs: Mask = errors_in(values, wanted, bound) > 1
     return differs
 
 

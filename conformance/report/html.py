@@ -3,7 +3,7 @@
 import re
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -16,9 +16,9 @@ from markupsafe import Markup, escape
 from conformance.judge import Comparison, Verdict
 from conformance.ledger import ENTRIES
 from conformance.report.comparisons import comparisons_as_json
+from conformance.report.contents import LEFT_OUT, QUANTITIES, Run, convention, encodable, percent
 from conformance.report.grids import grids_as_json
 from conformance.report.plot import error_plots
-from conformance.report.run import LEFT_OUT, QUANTITIES, Run, encodable, percent
 from conformance.run import Judgement
 
 HERE = Path(__file__).parent
@@ -108,6 +108,24 @@ class Implementation:
         return Counter(c.detail for c in self.judgement.comparisons if c.verdict == verdict).most_common()
 
 
+@dataclass(frozen=True)
+class Part:
+    """Rows of the matrix that stand together: the foreign implementations, or those with one convention."""
+
+    convention: str | None
+    implementations: Sequence[Implementation]
+
+    @cached_property
+    def cell(self) -> Cell:
+        """Numbers over all of them."""
+        return Cell(sum((implementation.counts for implementation in self.implementations), Counter()))
+
+    @property
+    def absent(self) -> int:
+        """How many of them were not run."""
+        return sum(implementation.judgement.not_run is not None for implementation in self.implementations)
+
+
 def render_html(run: Run) -> str:
     """The page."""
     environment = Environment(
@@ -120,11 +138,12 @@ def render_html(run: Run) -> str:
     environment.filters.update(linked=linked, percent=percent)
     environment.globals.update(Verdict=Verdict, SYMBOLS=SYMBOLS, QUANTITIES=QUANTITIES, SHOWN=SHOWN_DIFFERENCES)
     implementations = [Implementation(judgement, number) for number, judgement in enumerate(run.judgements)]
+    parts = _parts(implementations)
     style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     page = environment.get_template("template.html.j2").render(
         run=run,
-        # Whoever was not run has no numbers, and must not stand between those who have.
-        implementations=sorted(implementations, key=lambda i: i.judgement.not_run is not None),
+        parts=parts,
+        implementations=[implementation for part in parts for implementation in part.implementations],
         absent=[judgement for judgement in run.judgements if judgement.not_run is not None],
         left_out=_left_out(run.judgements),
         ledger=_ledger(run, implementations),
@@ -146,6 +165,15 @@ def linked(text: str) -> Markup:
         parts += [escape(text[end : found.start()]), link]
         end = found.end()
     return Markup("").join([*parts, escape(text[end:])])
+
+
+def _parts(implementations: Iterable[Implementation]) -> list[Part]:
+    """The matrix, the foreign implementations first."""
+    parts: dict[str | None, list[Implementation]] = {None: []}
+    # Whoever was not run has no numbers, and must not stand between those who have.
+    for implementation in sorted(implementations, key=lambda i: i.judgement.not_run is not None):
+        parts.setdefault(convention(implementation.judgement.label), []).append(implementation)
+    return [Part(name, members) for name, members in parts.items() if members]
 
 
 def _ledger(run: Run, implementations: Sequence[Implementation]) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from conformance.judge import Comparison, Verdict
 from conformance.ledger import ENTRIES
-from conformance.report.run import Run, ledger_uses
+from conformance.report.contents import Run, ledger_uses
 
 
 def render_json(run: Run) -> str:

@@ -4,7 +4,7 @@ import re
 from xml.etree import ElementTree as ET
 
 from conformance.judge import Comparison, Verdict
-from conformance.report.run import LEFT_OUT, Run
+from conformance.report.contents import LEFT_OUT, Run
 from conformance.run import Judgement
 
 DECLARATION = '<?xml version="1.0" encoding="utf-8"?>'

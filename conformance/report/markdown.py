@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from conformance.judge import Verdict
 from conformance.ledger import ENTRIES
-from conformance.report.run import LEFT_OUT, Run, encodable, ledger_uses, not_run_reasons, percent
+from conformance.report.contents import LEFT_OUT, Run, encodable, ledger_uses, not_run_reasons, percent
 from conformance.run import Judgement
 
 SHOWN_DIFFERENCES = 50

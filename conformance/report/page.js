@@ -95,8 +95,13 @@ const maps = byId("maps");
 const CLASSES = { nan: ["nan", "N"], inf: ["inf", "∞"], "-inf": ["ninf", "−∞"], 0: ["zero", "0"], "-0": ["zero", "0"] };
 const WORDS = { nan: "NaN", inf: "∞", "-inf": "−∞" };
 const spoken = (value) => WORDS[value] ?? value.replaceAll("-", "−");
+const where = (i, j) => `${chosen("kind") === "target" ? "target" : "log target"} ${view.axis[i]}, input ${view.axis[j]}`;
 let view = null;
+/** The place that all maps show, and the map in which the arrow keys go on from it. */
 let place = null;
+let active = 0;
+/** Whether the maps of the backends, too, are there: most of them repeat what others show. */
+let every = false;
 
 function drawMap({ names, values, differs }, axis, which) {
   const corner = element("th", {}, "input →", element("br"), "target ↓");
@@ -106,7 +111,9 @@ function drawMap({ names, values, differs }, axis, which) {
       const at = i * axis.length + j;
       const [kind, symbol] = CLASSES[values[at]] ?? ["number", "·"];
       const cell = element("td", { className: kind, tabIndex: -1 }, symbol);
-      cell.classList.toggle("differs", differs[at] === "1");
+      const apart = differs[at] === "1" ? ", not the reference's" : "";
+      cell.classList.toggle("differs", apart !== "");
+      cell.ariaLabel = `${where(i, j)}: ${spoken(values[at])}${apart}`;
       Object.assign(cell.dataset, { at, which });
       return cell;
     });
@@ -120,22 +127,36 @@ function drawMap({ names, values, differs }, axis, which) {
   );
   const count = [...differs].filter((mark) => mark === "1").length;
   const [first, ...others] = names;
-  const caption = element(
-    "figcaption",
+  return element(
+    "figure",
     {},
-    element("strong", {}, first),
-    which === 0 ? "the reference" : `${count} of ${differs.length} values differ`,
-    element("output"),
-    element("span", { className: "quiet" }, others.length ? `So too: ${others.join(", ")}` : ""),
+    element(
+      "figcaption",
+      {},
+      element("strong", {}, first),
+      which === 0 ? "the reference" : `${count} of ${differs.length} values differ`,
+    ),
+    table,
+    element(
+      "div",
+      { className: "below" },
+      element("span", { className: "value" }),
+      element("span", { className: "quiet" }, others.length ? `So too: ${others.join(", ")}` : ""),
+    ),
   );
-  return element("figure", {}, table, caption);
 }
 
 function drawMaps() {
   const dtype = chosen("dtype");
   const found = grids.views[`${dtype}/${chosen("kind")}/${chosen("quantity")}`] ?? { maps: [], without: [] };
-  view = { axis: grids.axes[dtype], maps: found.maps.map((one) => ({ ...one, values: one.values.split(" ") })) };
+  const drawn = found.maps.filter((one) => every || one.shown);
+  view = { axis: grids.axes[dtype], maps: drawn.map((one) => ({ ...one, values: one.values.split(" ") })) };
+  active = 0;
   maps.replaceChildren(...view.maps.map((one, which) => drawMap(one, view.axis, which)));
+  const button = byId("all-maps");
+  button.hidden = found.maps.every((one) => one.shown);
+  button.ariaExpanded = every;
+  button.textContent = every ? "Show fewer maps" : `Show all ${found.maps.length} maps`;
   byId("without").textContent = found.without.length ? `No such values from: ${found.without.join(", ")}.` : "";
   // A target of zero against an input of minus infinity, the masked class, is where frameworks part first.
   place ??= view.axis.indexOf("0") * view.axis.length + view.axis.indexOf("−∞");
@@ -149,20 +170,19 @@ function show(at) {
   const [i, j] = [Math.floor(at / size), at % size];
   for (const marked of maps.querySelectorAll(".here")) marked.classList.remove("here");
   for (const cell of maps.querySelectorAll("td[tabindex='0']")) cell.tabIndex = -1;
+  maps.children[active].querySelectorAll("td")[at].tabIndex = 0;
   for (const [which, figure] of [...maps.children].entries()) {
     const cell = figure.querySelectorAll("td")[at];
     cell.classList.add("here");
-    cell.tabIndex = 0;
     figure.querySelectorAll("thead th")[j + 1].classList.add("here");
     figure.querySelectorAll("tbody th")[i].classList.add("here");
     const { values, differs } = view.maps[which];
-    const output = figure.querySelector("output");
-    output.textContent = `here: ${spoken(values[at])}${differs[at] === "1" ? " ≠ reference" : ""}`;
-    output.classList.toggle("differs", differs[at] === "1");
+    const value = figure.querySelector(".value");
+    value.textContent = `here: ${spoken(values[at])}${differs[at] === "1" ? " ≠ reference" : ""}`;
+    value.classList.toggle("differs", differs[at] === "1");
   }
   place = at;
-  const kind = chosen("kind") === "target" ? "target" : "log target";
-  byId("readout").textContent = `${kind} ${view.axis[i]}, input ${view.axis[j]}: reference ${spoken(view.maps[0].values[at])}`;
+  byId("readout").textContent = `${where(i, j)}: reference ${spoken(view.maps[0].values[at])}`;
 }
 
 /** Where an arrow key leads from a place; nowhere beyond the map. */
@@ -176,20 +196,37 @@ function step(key, at) {
   return null;
 }
 
+/** What is pointed at is shown; only what is asked for, by focus, tap or choice, is said. */
+function announce() {
+  byId("announced").textContent = byId("readout").textContent;
+}
+
 if (maps) {
   const atCell = (action) => (event) => {
     const cell = event.target.closest("td");
-    if (cell) action(Number(cell.dataset.at), event);
+    if (cell) action(Number(cell.dataset.at), Number(cell.dataset.which), event);
   };
-  maps.addEventListener("pointerover", atCell(show));
-  maps.addEventListener("focusin", atCell(show));
-  maps.addEventListener("keydown", atCell((at, event) => {
-    const next = step(event.key, at);
-    if (next === null) return;
-    event.preventDefault();
-    maps.children[event.target.dataset.which].querySelectorAll("td")[next].focus();
+  maps.addEventListener("pointerover", atCell((at) => show(at)));
+  maps.addEventListener("focusin", atCell((at, which) => {
+    active = which;
+    show(at);
+    announce();
   }));
-  byId("grid-controls").addEventListener("change", drawMaps);
+  maps.addEventListener("keydown", atCell((at, which, event) => {
+    const next = step(event.key, at);
+    const map = maps.children[which + ({ PageDown: 1, PageUp: -1 }[event.key] ?? 0)];
+    if (next === null && !event.key.startsWith("Page")) return;
+    event.preventDefault();
+    map?.querySelectorAll("td")[next ?? at].focus();
+  }));
+  byId("grid-controls").addEventListener("change", () => {
+    drawMaps();
+    announce();
+  });
+  byId("all-maps").addEventListener("click", () => {
+    every = !every;
+    drawMaps();
+  });
   drawMaps();
 }
 

@@ -15,7 +15,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from conformance.judge import Verdict
-from conformance.report.run import QUANTITIES
+from conformance.report.contents import QUANTITIES, foreign_first
 from conformance.run import Judgement
 
 Floats = npt.NDArray[np.float64]
@@ -26,7 +26,9 @@ FLOOR = -4.0
 """Logarithm of the error below which errors count as none."""
 NONE = -4.5
 BINS_PER_DECADE = 8
-LONGEST_LABEL = 40
+LONGEST_LABEL = 60
+CHARACTER = 0.6
+"""Width of a character, on average, in units of the size of the font."""
 
 SETTINGS: Any = {
     "svg.fonttype": "none",  # the reader's fonts
@@ -76,7 +78,7 @@ def error_plots(judgements: Sequence[Judgement]) -> dict[str, Picture]:
 
 
 def _rows(judgements: Sequence[Judgement]) -> Iterator[Row]:
-    for judgement in judgements:
+    for judgement in foreign_first(judgements):
         agreeing = [c for c in judgement.comparisons if c.verdict == Verdict.AGREES and c.elements]
         if agreeing:
             label = "".join(c if c.isprintable() else " " for c in judgement.label)
@@ -88,7 +90,7 @@ def _wide(rows: Sequence[Row], theme: Theme) -> Picture:
     """A panel for each quantity, side by side, and a line for each implementation."""
     width, tall = 1080, 20 * len(rows)
     height = tall + 64
-    left = 16 + 6.6 * max(len(label) for label, _ in rows)
+    left = 16 + 11 * CHARACTER * max(len(label) for label, _ in rows)
     across = (width - left) / len(QUANTITIES)
     figure = Figure(figsize=(width / 72, height / 72))
     for number, (quantity, title) in enumerate(QUANTITIES.items()):
@@ -110,7 +112,8 @@ def _narrow(rows: Sequence[Row], theme: Theme) -> Picture:
         _strips(axes, [errors[quantity] for quantity in QUANTITIES], theme)
         axes.set_yticks(range(len(QUANTITIES)), list(QUANTITIES))
         axes.tick_params(labelbottom=number == len(rows) - 1)
-        figure.text(0, (bottom + 48) / height, label, color=theme.text, fontsize=12)
+        size = min(12.0, width / CHARACTER / max(len(label), 1))
+        figure.text(0, (bottom + 48) / height, label, color=theme.text, fontsize=size)
     return _picture(figure, width, height)
 
 

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from conformance.judge import Verdict
 from conformance.ledger import ENTRIES
-from conformance.report.run import Run, ledger_uses, not_run_reasons, percent
+from conformance.report.contents import Run, ledger_uses, not_run_reasons, percent
 from conformance.run import Judgement
 
 SHOWN_DIFFERENCES = 20
@@ -27,15 +27,14 @@ def print_report(run: Run, console: Console) -> None:
     console.print(_ledger(judgements))
     differing = [(j.label, c) for j in judgements for c in j.comparisons if c.verdict == Verdict.DIFFERS]
     for label, comparison in differing[:SHOWN_DIFFERENCES]:
-        console.print(
-            Text.assemble(("differs ", "red"), f"{label}: {comparison.case} {comparison.quantity}: {comparison.detail}")
-        )
+        where = f"{label}: {comparison.case} {comparison.quantity}: {comparison.detail}"
+        console.print(Text.assemble(("differs ", "red"), _text(where)))
     if len(differing) > SHOWN_DIFFERENCES:
-        console.print(f"... and {len(differing) - SHOWN_DIFFERENCES} more, all of them in the JSON report")
+        console.print(f"... and {len(differing) - SHOWN_DIFFERENCES} more, all of them with --write FILE.json")
     for reason, labels in not_run_reasons(judgements).items():
-        console.print(Text(f"not run: {reason}: {', '.join(labels)}", style="dim"))
+        console.print(_text(f"not run: {reason}: {', '.join(labels)}", "dim"))
     versions = dict.fromkeys(j.version for j in judgements if j.version)
-    console.print(f"versions: {', '.join(versions)}", highlight=False, markup=False)
+    console.print(_text(f"versions: {', '.join(versions)}"))
 
 
 def summary(run: Run) -> str:
@@ -51,16 +50,17 @@ def summary(run: Run) -> str:
 
 
 def _matrix(judgements: Sequence[Judgement], groups: Sequence[str], reference: str) -> Table:
-    table = Table(title=f"Conformance with {reference}", title_justify="left", pad_edge=False)
+    title = _text(f"Conformance with {reference}", "table.title")
+    table = Table(title=title, title_justify="left", pad_edge=False)
     table.add_column("implementation", no_wrap=True)
     for group in groups:
-        table.add_column(group, justify="right")
+        table.add_column(_text(group), justify="right")
     table.add_column("error", justify="right")
     table.add_column("same bits", justify="right")
     for j in judgements:
         if j.not_run is None:
             cells = [_cell(j, group) for group in groups]
-            table.add_row(Text(j.label), *cells, f"{j.largest_error:.2f}", percent(j.identical_share))
+            table.add_row(_text(j.label), *cells, f"{j.largest_error:.2f}", percent(j.identical_share))
     return table
 
 
@@ -85,5 +85,10 @@ def _ledger(judgements: Sequence[Judgement]) -> Table:
     uses = ledger_uses(judgements)
     for entry in ENTRIES:
         if uses[entry.id]:
-            table.add_row(entry.id, str(uses[entry.id]), entry.why)
+            table.add_row(_text(entry.id), str(uses[entry.id]), _text(entry.why))
     return table
+
+
+def _text(text: str, style: str = "") -> Text:
+    """Text in which nothing is markup, and nothing speaks to the terminal."""
+    return Text("".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text), style)

@@ -1,22 +1,19 @@
 """What a report is made of."""
 
 import math
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
-
-import numpy.typing as npt
 
 from conformance.judge import Verdict
-from conformance.run import Judgement
-
-Grids = Mapping[str, Mapping[str, npt.NDArray[Any]]]
-"""Values over the edge grids: by the case's id, then by quantity."""
+from conformance.run import Grids, Judgement
 
 QUANTITIES = {"loss": "loss", "input": "gradient by input", "target": "gradient by target"}
 LEFT_OUT = (Verdict.UNSUPPORTED, Verdict.NOT_RUN)
+
+_CONVENTION = re.compile(r" \[(\w+)\]$")
 
 
 @dataclass(frozen=True)
@@ -69,6 +66,17 @@ class Run:
 def ledger_uses(judgements: Iterable[Judgement]) -> Counter[str]:
     """How many comparisons each ledger entry has a part in."""
     return Counter(entry for j in judgements for comparison in j.comparisons for entry in comparison.ledger)
+
+
+def convention(label: str) -> str | None:
+    """Convention of ``kldiv_xp`` that a label ends with; ``None`` for a foreign implementation, which has but one."""
+    found = _CONVENTION.search(label)
+    return found[1] if found else None
+
+
+def foreign_first(judgements: Iterable[Judgement]) -> list[Judgement]:
+    """Foreign implementations, which readers come for, and then those of ``kldiv_xp``; otherwise in their order."""
+    return sorted(judgements, key=lambda judgement: convention(judgement.label) is not None)
 
 
 def percent(share: float) -> str:
