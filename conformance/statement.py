@@ -8,7 +8,6 @@ import numpy as np
 from conformance.elements import Elements, Floats
 from conformance.ledger import Deviation, Mask, deviations_of
 from conformance.record import Implementation, Values
-from conformance.tolerance import K
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,8 @@ def statement(elements: Elements, quantity: str, implementation: Implementation)
             roundings = np.where(mask, 0.0, roundings)
             owners = {entry: others & ~mask for entry, others in owners.items()}
         if deviation.roundings:
-            roundings = roundings + np.where(mask, K * seen.eps * np.nan_to_num(deviation.roundings(seen)), 0.0)
+            more = deviation.roundings(seen)
+            roundings = roundings + np.where(mask & np.isfinite(more), more, 0.0)
         owners[deviation.id] = mask
     if quantity == "loss" and elements.reduction != "none":
         return _reduced(values, roundings, owners, seen, [deviation for deviation in deviations if deviation.reduced])

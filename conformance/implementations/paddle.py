@@ -10,6 +10,9 @@ import paddle
 
 from conformance.record import Case, Implementation, Operand, Outcome, Result, UnsupportedError, as_result
 
+# A defect to act on, and not a lack: ``.grad`` stays None, and a model behind the label is not trained.
+_NAMES = {"input": "input", "target": "label"}
+
 
 class Paddle(Implementation):
     """``paddle.nn.functional.kl_div``."""
@@ -46,7 +49,7 @@ def _compute(case: Case) -> Outcome:
     return Outcome(
         _result(loss),
         {name: _result(gradient) for name, gradient in gradients.items() if gradient is not None},
-        unsupported=f"Paddle gives no gradient by the {missing[0]}, and says nothing of it" if missing else None,
+        unsupported=f"Paddle gives no gradient by the {_NAMES[missing[0]]}, and no error" if missing else None,
     )
 
 

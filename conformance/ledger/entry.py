@@ -28,7 +28,7 @@ class Deviation:
     sees: Callable[[Elements], Elements] | None = None
     """What it takes the elements of the case for, everywhere and in all entries, if not for what they are."""
     roundings: Callable[[Elements], Floats] | None = None
-    """Size of what it rounds there beyond what the formula does; what ``K`` roundings of that make is excused."""
+    """Largest error that it makes there by roundings which the formula has not; none where that is not finite."""
     reduced: bool = False
     """Whether it is about the reduced loss as a whole: ``where`` is then one truth value, ``instead`` one number."""
 
@@ -61,6 +61,29 @@ def named(name: str) -> Callable[[Implementation], bool]:
     return lambda implementation: implementation.name.partition(" ")[0] == name
 
 
+def floating_arrays(case: Case) -> bool:
+    """Whether both operands are arrays of floating numbers."""
+    return all(operand.is_array and operand.values.dtype.kind == "f" for operand in (case.input, case.target))
+
+
+def gives_what_was_asked(case: Case, outcome: Outcome) -> bool:
+    """Whether there is a result, of the shape that the reduction leaves; one that is no reduction leaves all."""
+    reduced = case.reduction in ("mean", "sum", "batchmean")
+    shapes = (np.shape(operand.values) for operand in (case.input, case.target))
+    return outcome.loss is not None and outcome.loss.shape == (() if reduced else np.broadcast_shapes(*shapes))
+
+
+def computed(e: Elements, values: Floats) -> Floats:
+    """Values as they are computed: in the dtype of the case, or in float32 for the shorter ones."""
+    return values if e.dtype == "float64" else e.flushed(values.astype(np.float32).astype(np.float64))
+
+
+def sum_overflows(e: Elements) -> bool:
+    """Whether the sum of finite losses is too large for the dtype."""
+    total = e.formula("loss").sum()
+    return bool(np.isfinite(total) and np.isinf(e.rounded(total)))
+
+
 def running_total(values: Floats, lanes: int, dtype: str) -> float:
     """Sum of all elements in the dtype, one behind the other in each of some lanes."""
     rounded = values.astype(dtype).ravel()
@@ -86,8 +109,10 @@ def among_log_probabilities(e: Elements, mask: Mask) -> Mask:
     return log_probabilities
 
 
-def products_overflow(e: Elements) -> Mask:
-    """Where one of PyTorch's two products, y log y and y x, is infinite for finite numbers, or y is."""
+def products_out_of_range(e: Elements) -> Mask:
+    """Where one of PyTorch's two products, y log y and y x, is infinite for finite numbers, or y is; or is flushed."""
     y_log_y, y_x = e.rounded(e.y * e.log_p), e.rounded(e.y * e.x)
     overflows: Mask = np.isinf(y_log_y) | (np.isfinite(e.x) & np.isinf(y_x))
-    return overflows
+    flushed = np.asarray(e.flush) & (e.subnormal(e.y * e.log_p) | e.subnormal(e.y * e.x))
+    lost: Mask = overflows | flushed
+    return lost

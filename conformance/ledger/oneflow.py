@@ -9,10 +9,14 @@ from conformance.ledger.formulas import mindspore, oneflow, paddle
 _SMALLEST_IN_LOGARITHM = 1e-20
 
 
+def _float32(values: Floats) -> Floats:
+    return values.astype(np.float32).astype(np.float64)
+
+
 def _float32_logarithm(e: Elements) -> Floats:
-    """Roundings of the target and of its logarithm to float32, of a case in float64."""
-    size = np.abs(np.log(np.maximum(e.y, _SMALLEST_IN_LOGARITHM))) + 1
-    return np.where(e.dtype == "float64", np.abs(e.y) * size * (np.finfo(np.float32).eps / e.eps), 0.0)
+    """The last digit of the logarithm of a float32 number, of a case in float64."""
+    logarithm = np.abs(np.log(_float32(np.maximum(e.y, _SMALLEST_IN_LOGARITHM))))
+    return np.where(e.dtype == "float64", np.abs(e.y) * logarithm * np.finfo(np.float32).eps, 0.0)
 
 
 DEVIATIONS = (
@@ -21,7 +25,7 @@ DEVIATIONS = (
         oneflow,
         ("loss",),
         lambda e: among_probabilities(e, (e.y > 0) & np.asarray(e.dtype == "float64")),
-        lambda e: e.y * (np.log(e.y.astype(np.float32).astype(np.float64)) - e.x),
+        lambda e: e.y * (np.log(_float32(e.y)) - e.x),
         "wrong: the logarithm is taken of a float64 target's float32 value, in float32: the loss is off by up to 1e-7"
         " of y log y, and infinite for targets above 3.4e38",
         "close/1e-6/float64/target/none",

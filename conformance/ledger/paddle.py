@@ -3,12 +3,14 @@
 import numpy as np
 
 from conformance.elements import Elements
-from conformance.ledger.entry import Deviation, Refusal, running_total
+from conformance.ledger.entry import Deviation, Refusal, gives_what_was_asked, running_total
 from conformance.ledger.formulas import paddle
 from conformance.tolerance import K
 
 _BYTES_AT_ONCE = 32
 """Width of the vectors in which Paddle computes on the CPU where it was recorded."""
+
+_REDUCTIONS = ("none", "mean", "sum", "batchmean")
 
 
 def _lanes(e: Elements) -> int:
@@ -34,7 +36,7 @@ REFUSALS = (
     Refusal(
         "unknown-reduction-taken",
         paddle,
-        lambda case, outcome: outcome.error is None and case.reduction not in ("none", "mean", "sum", "batchmean"),
+        lambda case, outcome: case.reduction not in _REDUCTIONS and gives_what_was_asked(case, outcome),
         "wrong: a misspelt reduction is none at all, and the loss is not a number but an array",
         "refused/unknown-reduction/log_target/average",
     ),

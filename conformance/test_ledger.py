@@ -1,0 +1,179 @@
+"""The ledger by itself: each statement is what the implementation gives, whatever the reference gives there."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from conformance import record
+from conformance.elements import Elements
+from conformance.implementations import CONVENTIONS, RECORDINGS, reference, scipy
+from conformance.implementations.kldiv_xp import numpy as kldiv_xp_numpy
+from conformance.judge import Verdict, judge
+from conformance.ledger import DEVIATIONS, Deviation
+from conformance.record import Case, Implementation, Outcome, Result, Values, kept
+from conformance.recording import read_recording
+from conformance.statement import errors_in, statement
+from conformance.tolerance import tolerance
+
+CORPUS = record.load_corpus()
+LARGEST = 5_000
+
+
+def _implementations() -> Iterator[Implementation]:
+    yield from (read_recording(path, CORPUS) for path in sorted(RECORDINGS.glob("*.npz")))
+    yield from scipy.implementations()
+    for convention in CONVENTIONS:
+        yield from kldiv_xp_numpy.implementations(convention)
+
+
+IMPLEMENTATIONS = {implementation.label: implementation for implementation in _implementations()}
+
+
+FOREIGN = [implementation for implementation in IMPLEMENTATIONS.values() if implementation.convention is None]
+# What PyTorch does, too, explains a difference from another one only.
+REFERENCES = (reference(), IMPLEMENTATIONS["kldiv_xp numpy [oneflow]"])
+STATED = {d.id: d for d in DEVIATIONS if d.instead and any(map(d.who, FOREIGN))}
+
+
+def _has_formula(case: Case) -> bool:
+    operands = (case.input, case.target)
+    return all(o.is_array and o.values.dtype.kind == "f" and o.values.size <= LARGEST for o in operands)
+
+
+CASES = [case for case in CORPUS.cases if _has_formula(case)]
+
+
+def _errors_in(got: Values, wanted: Values, bound: Values) -> Values:
+    with np.errstate(all="ignore"):
+        return errors_in(got, wanted, bound)
+
+
+class Stated:
+    """What is stated of a quantity, for the elements that its result has."""
+
+    def __init__(self, case: Case, quantity: str, implementation: Implementation, result: Result) -> None:
+        self.elements = Elements.of(case)
+        self._implementation, self._result = implementation, result
+        with np.errstate(all="ignore"):
+            self._statement = statement(self.elements, quantity, implementation)
+            self.value = self.sample(self._statement.value).astype(result.values.dtype)
+            self.tolerance = self.sample(tolerance(self.elements, quantity))
+            self.bound = self.tolerance + self.sample(self._statement.slack)
+
+    def sample(self, array: Values) -> Values:
+        """What the result has of an array: all elements, or those that a recording keeps."""
+        array = np.asarray(array)
+        return array if array.shape == self._result.values.shape else array.ravel()[kept(array.size)]
+
+    def errors(self) -> Values:
+        """Differences from the result, in units of what is allowed."""
+        return _errors_in(self._result.values, self.value, self.bound)
+
+    def by_chance(self) -> Values:
+        """Mask of the elements for which MindSpore may give the one or the other: its threads flush, or do not."""
+        entries = (d for d in DEVIATIONS if d.id == "subnormals-are-zero-to-workers" and d.who(self._implementation))
+        with np.errstate(all="ignore"):
+            mask = next((entry.where(self.elements) for entry in entries), np.asarray(False))
+        return np.asarray(mask.any()) if self._statement.value.shape != mask.shape else self.sample(mask)
+
+    def covered(self, entry: Deviation) -> Values:
+        """Mask of the elements for which an entry counts."""
+        shape = self._result.values.shape
+        if entry.reduced:
+            return np.full(shape, self._statement.whole == entry.id)
+        mask = self._statement.owners[entry.id]
+        return np.asarray(mask.any()) if self._statement.value.shape != mask.shape else self.sample(mask)
+
+
+@pytest.mark.parametrize("label", IMPLEMENTATIONS)
+def test_the_ledger_states_what_an_implementation_gives(label: str) -> None:
+    implementation, contradicted = IMPLEMENTATIONS[label], []
+    for case in CASES:
+        outcome = implementation.run(case)
+        for quantity in case.quantities:
+            result = outcome.quantity(quantity)
+            if result is None:
+                continue
+            stated = Stated(case, quantity, implementation, result)
+            wrong = ~(stated.errors() <= 1) & ~stated.by_chance()
+            if wrong.any():
+                at = tuple(int(i) for i in np.argwhere(wrong)[0])
+                contradicted.append(f"{case.id}, {quantity} {at}: {result.values[at]}, stated {stated.value[at]}")
+    assert contradicted == []
+
+
+@pytest.mark.parametrize("entry", STATED.values(), ids=STATED)
+def test_another_value_than_the_ledger_states_differs(entry: Deviation) -> None:
+    tried = 0
+    for case, quantity, implementation, against in _explained_by(entry):
+        outcome, expected = implementation.run(case), _expected(against, case)
+        result, wanted = outcome.quantity(quantity), expected.quantity(quantity)
+        assert result is not None
+        assert wanted is not None
+        stated = Stated(case, quantity, implementation, result)
+        covered, like_reference = np.argwhere(stated.covered(entry)), stated.sample(wanted.values)
+        for at in map(tuple, covered[:: max(1, len(covered) // 8)]):
+            for other in _others(result.values[at], stated.bound[at]):
+                if _errors_in(other, like_reference[at], stated.tolerance[at]) <= 1:
+                    continue
+                spoilt = result.values.copy()
+                spoilt[at] = other
+                changed = _with(outcome, quantity, replace(result, values=spoilt))
+                verdicts = {c.quantity: c.verdict for c in judge(case, implementation, changed, against, expected)}
+                assert verdicts[quantity] == Verdict.DIFFERS, (implementation.label, case.id, quantity, at, other)
+                tried += 1
+    assert tried
+
+
+def _explained_by(entry: Deviation) -> Iterator[tuple[Case, str, Implementation, Implementation]]:
+    """One case for each quantity in which an entry explains a difference; its evidence, if that is one."""
+    evidence = entry.evidence.split(";")[0].split(" ")[0]
+    # Of all sizes, since a sum is lost over many elements alone.
+    cases = [*(case for case in CORPUS.cases if case.id == evidence), *CASES]
+    for quantity in entry.quantities:
+        candidates = (
+            (case, quantity, implementation, against)
+            for case in cases
+            if quantity in case.quantities
+            for against in REFERENCES
+            for implementation in filter(entry.who, FOREIGN)
+        )
+        yield from islice((candidate for candidate in candidates if _explains(entry, *candidate)), 1)
+
+
+def _explains(
+    entry: Deviation, case: Case, quantity: str, implementation: Implementation, against: Implementation
+) -> bool:
+    outcome, expected = implementation.run(case), _expected(against, case)
+    if outcome.quantity(quantity) is None or expected.quantity(quantity) is None:
+        return False
+    comparisons = judge(case, implementation, outcome, against, expected)
+    return any(c.quantity == quantity and entry.id in c.ledger for c in comparisons)
+
+
+_EXPECTED: dict[tuple[str, str], Outcome] = {}
+
+
+def _expected(against: Implementation, case: Case) -> Outcome:
+    key = against.label, case.id
+    if key not in _EXPECTED:
+        _EXPECTED[key] = against.run(case)
+    return _EXPECTED[key]
+
+
+def _with(outcome: Outcome, quantity: str, result: Result) -> Outcome:
+    if quantity == "loss":
+        return replace(outcome, loss=result)
+    return replace(outcome, gradients={**outcome.gradients, quantity: result})
+
+
+def _others(got: Values, bound: Values) -> Iterator[Values]:
+    """Other values in an element's place: NaN or 0, another sign, and a tenth more."""
+    values = [0.0] if np.isnan(got) else [np.nan, -got] if np.abs(got) > 2 * bound else [np.nan]
+    if np.isfinite(got):
+        values.append(float(got) + max(abs(float(got)) / 10, 4 * float(bound)))
+    with np.errstate(all="ignore"):
+        yield from (np.asarray(value).astype(got.dtype) for value in values)
