@@ -62,8 +62,11 @@ def _judge(parser: argparse.ArgumentParser, options: argparse.Namespace, console
         recorded = recorded_implementations(options.files)
     except RecordingError as error:
         parser.error(str(error))
-    corpus, known = record.load_corpus(), known_implementations(options.files)
+    corpus, known = record.load_corpus(), known_implementations(recorded)
     against = _reference(parser, options.reference, list(known)) if options.reference else reference().label
+    reason = known[against].not_run()
+    if reason is not None:
+        parser.error(f"{against} cannot be the reference here: {reason}")
     # Nothing is learnt from holding the reference against itself.
     candidates = [label for label in [i.label for i in recorded] or known if label != against]
     labels = _chosen(parser, "implementation", options.implementation, candidates)

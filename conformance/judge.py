@@ -10,6 +10,7 @@ import numpy as np
 
 from conformance.elements import Elements, Floats
 from conformance.ledger import PROMOTIONS, REFUSALS, Mask, promised_error
+from conformance.ledger.entry import floating_arrays
 from conformance.record import Case, Implementation, Outcome, Result, Values, kept, size_of
 from conformance.statement import entries_between, errors_in, same, statement
 from conformance.tolerance import tolerance
@@ -99,7 +100,7 @@ def _judge_quantity(
     if got.shape != wanted.shape or (got.dtype != wanted.dtype and not promotions):
         detail = f"{got.dtype}{got.shape}; reference: {wanted.dtype}{wanted.shape}"
         return Comparison(case.id, case.group, quantity, Verdict.DIFFERS, detail=detail)
-    if not all(operand.is_array and operand.values.dtype.kind == "f" for operand in (case.input, case.target)):
+    if not floating_arrays(case):
         # Of a call that should be refused there is no formula, and no tolerance.
         alike = np.array_equal(got.values, wanted.values, equal_nan=True)
         verdict, detail = (Verdict.AGREES, "") if alike else (Verdict.DIFFERS, "another value")

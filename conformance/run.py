@@ -67,9 +67,9 @@ class Question:
     """Whether to run what an ordinary run leaves out."""
 
 
-def known_implementations(files: Iterable[Path] = ()) -> dict[str, Implementation]:
-    """Every implementation by its label, those of ``files`` beside the others."""
-    return {i.label: i for i in (*every_implementation(), *recorded_implementations(files))}
+def known_implementations(recorded: Iterable[Recorded] = ()) -> dict[str, Implementation]:
+    """Every implementation by its label, and those that were recorded elsewhere beside them."""
+    return {i.label: i for i in (*every_implementation(), *recorded)}
 
 
 def recorded_implementations(files: Iterable[Path]) -> list[Recorded]:
@@ -205,7 +205,7 @@ def _environment(implementation: Implementation) -> Mapping[str, str]:
 
 @cache
 def _known(files: tuple[Path, ...]) -> dict[str, Implementation]:
-    return known_implementations(files)
+    return known_implementations(recorded_implementations(files))
 
 
 @cache

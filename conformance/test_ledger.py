@@ -13,8 +13,10 @@ from conformance.implementations import CONVENTIONS, RECORDINGS, reference, scip
 from conformance.implementations.kldiv_xp import numpy as kldiv_xp_numpy
 from conformance.judge import Verdict, judge
 from conformance.ledger import DEVIATIONS, Deviation
+from conformance.ledger.entry import floating_arrays
 from conformance.record import Case, Implementation, Outcome, Result, Values, kept
 from conformance.recording import read_recording
+from conformance.run import expected_outcome
 from conformance.statement import errors_in, statement
 from conformance.tolerance import tolerance
 
@@ -38,12 +40,7 @@ REFERENCES = (reference(), IMPLEMENTATIONS["kldiv_xp numpy [oneflow]"])
 STATED = {d.id: d for d in DEVIATIONS if d.instead and any(map(d.who, FOREIGN))}
 
 
-def _has_formula(case: Case) -> bool:
-    operands = (case.input, case.target)
-    return all(o.is_array and o.values.dtype.kind == "f" and o.values.size <= LARGEST for o in operands)
-
-
-CASES = [case for case in CORPUS.cases if _has_formula(case)]
+CASES = [case for case in CORPUS.cases if floating_arrays(case) and case.input.values.size <= LARGEST]
 
 
 def _errors_in(got: Values, wanted: Values, bound: Values) -> Values:
@@ -73,10 +70,12 @@ class Stated:
         return _errors_in(self._result.values, self.value, self.bound)
 
     def by_chance(self) -> Values:
-        """Mask of the elements for which MindSpore may give the one or the other: its threads flush, or do not."""
-        entries = (d for d in DEVIATIONS if d.id == "subnormals-are-zero-to-workers" and d.who(self._implementation))
+        """Mask of the elements for which the implementation may give this or the formula."""
+        mask = np.zeros(self.elements.x.shape, np.bool_)
         with np.errstate(all="ignore"):
-            mask = next((entry.where(self.elements) for entry in entries), np.asarray(False))
+            for entry in DEVIATIONS:
+                if entry.by_chance and entry.who(self._implementation):
+                    mask |= entry.where(self.elements)
         return np.asarray(mask.any()) if self._statement.value.shape != mask.shape else self.sample(mask)
 
     def covered(self, entry: Deviation) -> Values:
@@ -109,7 +108,7 @@ def test_the_ledger_states_what_an_implementation_gives(label: str) -> None:
 def test_another_value_than_the_ledger_states_differs(entry: Deviation) -> None:
     tried = 0
     for case, quantity, implementation, against in _explained_by(entry):
-        outcome, expected = implementation.run(case), _expected(against, case)
+        outcome, expected = implementation.run(case), expected_outcome(against, case)
         result, wanted = outcome.quantity(quantity), expected.quantity(quantity)
         assert result is not None
         assert wanted is not None
@@ -147,21 +146,11 @@ def _explained_by(entry: Deviation) -> Iterator[tuple[Case, str, Implementation,
 def _explains(
     entry: Deviation, case: Case, quantity: str, implementation: Implementation, against: Implementation
 ) -> bool:
-    outcome, expected = implementation.run(case), _expected(against, case)
+    outcome, expected = implementation.run(case), expected_outcome(against, case)
     if outcome.quantity(quantity) is None or expected.quantity(quantity) is None:
         return False
     comparisons = judge(case, implementation, outcome, against, expected)
     return any(c.quantity == quantity and entry.id in c.ledger for c in comparisons)
-
-
-_EXPECTED: dict[tuple[str, str], Outcome] = {}
-
-
-def _expected(against: Implementation, case: Case) -> Outcome:
-    key = against.label, case.id
-    if key not in _EXPECTED:
-        _EXPECTED[key] = against.run(case)
-    return _EXPECTED[key]
 
 
 def _with(outcome: Outcome, quantity: str, result: Result) -> Outcome:

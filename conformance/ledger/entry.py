@@ -31,6 +31,8 @@ class Deviation:
     """Largest error that it makes there by roundings which the formula has not; none where that is not finite."""
     reduced: bool = False
     """Whether it is about the reduced loss as a whole: ``where`` is then one truth value, ``instead`` one number."""
+    by_chance: bool = False
+    """Whether the implementation does so at one time, and at another not."""
 
 
 @dataclass(frozen=True)

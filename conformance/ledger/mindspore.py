@@ -45,6 +45,7 @@ DEVIATIONS = (
         " asks does not. Which of them computes, MindSpore finds out by timing its first calls",
         "random/16x10/sparse/float32/target/none",
         sees=Elements.with_flush,
+        by_chance=True,
     ),
     Deviation(
         "nan-loss-is-zero",
