@@ -140,7 +140,20 @@ class Implementation:
         Kind of device: ``"cpu"`` or ``"cuda"``.
     compiled
         Whether a compiler sees the whole loss, and not one operation at a time.
+
+    Attributes
+    ----------
+    gradients_by
+        How the gradients are had, in a word or two, for the table of what is supported.
+    lazy
+        Whether nothing is computed before the caller asks.
+    distributed
+        What the arrays are spread over, such as ``"2 processes"``; empty if they are in one place.
     """
+
+    gradients_by = ""
+    lazy = False
+    distributed = ""
 
     def __init__(
         self,

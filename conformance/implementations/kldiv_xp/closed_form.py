@@ -10,6 +10,7 @@ from kldiv_xp import kl_div, kl_div_value_and_grad
 class ClosedForm(Implementation):
     """Base of the adapters: they say how an operand becomes an array of the library, and back."""
 
+    gradients_by = "closed form"
     missing_dtypes: tuple[str, ...] = ("bfloat16",)
 
     def __init__(self, name: str, library: str, convention: str, *, device: str = "cpu") -> None:

@@ -24,6 +24,8 @@ def _loss(loss: KLDivLoss, input: Any, target: Any) -> tuple[Any, tuple[()]]:
 class KLDivXP(Implementation):
     """JAX arrays, with 64-bit numbers enabled."""
 
+    gradients_by = "autodiff"
+
     def __init__(self, convention: str, *, jit: bool, platform: str) -> None:
         name = f"kldiv_xp {'jax.jit' if jit else 'jax'}{'' if platform == 'cpu' else f' {platform}'}"
         super().__init__(name, "jax", convention=convention, device=platform, compiled=jit)

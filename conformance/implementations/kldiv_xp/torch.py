@@ -16,6 +16,8 @@ from kldiv_xp.torch import KLDivLoss
 class KLDivXP(TorchTensors):
     """``kldiv_xp.torch.KLDivLoss``, eager or compiled."""
 
+    gradients_by = "autograd"
+
     def __init__(self, convention: str, *, compiled: bool, device: str) -> None:
         name = f"kldiv_xp {'torch.compile' if compiled else 'torch'}"
         super().__init__(name, device=device, convention=convention, compiled=compiled)
