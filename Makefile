@@ -24,7 +24,7 @@ ONEFLOW_PYTHON ?= python3.10
 TORCH_1_10_PYTHON ?= python3.9
 interpreter_of = $(if $(filter oneflow,$(1)),$(ONEFLOW_PYTHON),$(if $(filter torch-1.10,$(1)),$(TORCH_1_10_PYTHON),$(PYTHON)))
 
-.PHONY: help conformance conformance-full report $(FRAMEWORKS) test test-long lint format dist corpus lock clean
+.PHONY: help conformance conformance-full report support $(FRAMEWORKS) test test-long docs lint format dist corpus lock clean
 .DEFAULT_GOAL := help
 
 help:  ## Show these targets
@@ -39,6 +39,9 @@ conformance-full: $(READY)  ## The same, with torch.compile over every case, too
 
 report: $(READY)  ## Judge what is installed and what was recorded, and write the page alone: build/conformance.html
 	$(BIN)/python -m conformance report
+
+support: $(READY)  ## Write the table of support in README, from the last `make conformance`
+	$(BIN)/python -m conformance.support README.md
 
 # Against PyTorch, and against kldiv_xp in the convention of OneFlow and of PyTorch up to 1.12.
 $(FRAMEWORKS): %: build/environments/%/ready $(READY)
@@ -60,10 +63,14 @@ build/environments/%/ready: conformance/environments/%.txt
 	touch $@
 
 test: $(READY)  ## Run the tests of the library and of the suite, with coverage
-	$(BIN)/python -m pytest README.md src tests $(SUITE_TESTS) --cov --cov-report=term
+	$(BIN)/python -m pytest README.md docs src tests $(SUITE_TESTS) --numprocesses auto --maxprocesses 4 --cov --cov-report=term
 
 test-long: $(READY)  ## Run the property-based tests with 20,000 examples and more
 	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest tests/test_properties.py
+
+docs: $(READY)  ## Build the documentation: build/docs/index.html
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b dirhtml docs build/docs
+	@echo "the documentation is in build/docs"
 
 lint: $(READY)  ## Check style, format and types
 	$(BIN)/ruff check

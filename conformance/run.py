@@ -1,7 +1,7 @@
 """A run of the suite: every implementation over every case, judged; in two or more processes."""
 
 import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import cache
@@ -26,6 +26,16 @@ Grids = Mapping[str, Mapping[str, Values]]
 
 
 @dataclass(frozen=True)
+class Support:
+    """What an implementation says of itself, for the table of what is supported."""
+
+    name: str
+    gradients_by: str
+    lazy: bool
+    distributed: str
+
+
+@dataclass(frozen=True)
 class Judgement:
     """All verdicts on one implementation."""
 
@@ -36,10 +46,15 @@ class Judgement:
     environment: Mapping[str, str] = field(default_factory=dict)
     """Where it ran: here, or where a recording was made."""
     grids: Grids = field(default_factory=dict)
+    support: Support | None = None
 
     def count(self, verdict: Verdict, group: str | None = None) -> int:
         """How many comparisons got a verdict."""
         return sum(c.verdict == verdict and group in (None, c.group) for c in self.comparisons)
+
+    def count_of(self, quantities: Container[str], verdict: Verdict) -> int:
+        """How many comparisons of some quantities got a verdict."""
+        return sum(c.verdict == verdict and c.quantity in quantities for c in self.comparisons)
 
     @property
     def largest_error(self) -> float:
@@ -105,7 +120,7 @@ def judge_implementation(
     reason = implementation.not_run()
     if reason is not None:
         progress(len(cases))
-        return Judgement(implementation.label, "", reason, ())
+        return Judgement(implementation.label, "", reason, (), support=_support(implementation))
     comparisons: list[Comparison] = []
     grids: dict[str, Mapping[str, Values]] = {}
     for number, case in enumerate(cases, start=1):
@@ -122,7 +137,15 @@ def judge_implementation(
         if number % TICK == 0 or number == len(cases):
             progress(TICK if number % TICK == 0 else number % TICK)
     version = f"{implementation.library} {implementation.version()}"
-    return Judgement(implementation.label, version, None, tuple(comparisons), _environment(implementation), grids)
+    return Judgement(
+        implementation.label,
+        version,
+        None,
+        tuple(comparisons),
+        _environment(implementation),
+        grids,
+        _support(implementation),
+    )
 
 
 def judge_all(
@@ -194,6 +217,14 @@ def _judge_label(label: str, question: Question, ticks: "Queue[tuple[str, int]]"
         everything=question.everything,
         progress=lambda count: ticks.put((label, count)),
     )
+
+
+def _support(implementation: Implementation) -> Support | None:
+    """What the table of what is supported says, of ``kldiv_xp``."""
+    if implementation.convention is None:
+        return None
+    name = implementation.name.removeprefix("kldiv_xp ")
+    return Support(name, implementation.gradients_by, implementation.lazy, implementation.distributed)
 
 
 def _environment(implementation: Implementation) -> Mapping[str, str]:

@@ -73,6 +73,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         test.inner_test = _counted(test.inner_test, config)
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    output = getattr(session.config, "workeroutput", None)  # there is one where pytest-xdist runs several processes
+    if output is not None:
+        output["examples"] = session.config.stash[_examples]
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_testnodedown(node: Any) -> None:
+    node.config.stash[_examples] += getattr(node, "workeroutput", {}).get("examples", 0)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     terminalreporter.write_line(f"Hypothesis: {config.stash[_examples]} examples passed")
 

@@ -1,11 +1,12 @@
 """The verdicts of a run as data."""
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 from conformance.judge import Comparison, Verdict
 from conformance.ledger import ENTRIES
-from conformance.report.contents import Run, ledger_uses
+from conformance.report.contents import QUANTITIES, Run, ledger_uses
 
 
 def render_json(run: Run) -> str:
@@ -22,9 +23,14 @@ def render_json(run: Run) -> str:
                 "version": j.version,
                 "environment": dict(j.environment),
                 "not_run": j.not_run,
+                "support": asdict(j.support) if j.support else None,
                 "largest_error": j.largest_error,
                 "identical_share": j.identical_share,
                 "counts": {group: {verdict: j.count(verdict, group) for verdict in Verdict} for group in run.groups},
+                "quantities": {
+                    quantity: {verdict: j.count_of((quantity,), verdict) for verdict in Verdict}
+                    for quantity in QUANTITIES
+                },
                 "comparisons": [_comparison_as_json(c) for c in j.comparisons if c.verdict != Verdict.AGREES],
             }
             for j in run.judgements
