@@ -127,7 +127,9 @@ def _table_of_seeds(seeds: list[Seed]) -> Table:
 
 
 def _verdicts(seeds: list[Seed]) -> list[str]:
-    lines = ["± is the standard deviation over the seeds. Pairs of one seed, the interval at 95%, a two-sided sign test:"]
+    lines = [
+        "± is the standard deviation over the seeds. Pairs of one seed, the interval at 95%, a two-sided sign test:"
+    ]
     arms: dict[str, Callable[[Seed], Trained]] = {
         "labels only": lambda s: s.labels,
         f"{LONGER} times as long": lambda s: s.labels_for_longer,

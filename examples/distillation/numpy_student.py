@@ -1,6 +1,7 @@
 """The student in NumPy: the gradient of the loss in closed form, and the chain rule by hand."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ def loss_and_gradient(logits: Array, teacher: Array, labels: Array, regime: Regi
     return float(loss), through_log_softmax(by_soft, soft_log_p) / t + through_log_softmax(by_hard, log_p)
 
 
-def through_log_softmax(gradient: Array, log_p: Array) -> Array:
+def through_log_softmax(gradient: Any, log_p: Array) -> Array:
     """Gradient by the logits, from that by their log-softmax."""
     by_logits: Array = gradient - np.exp(log_p) * gradient.sum(axis=-1, keepdims=True)
     return by_logits

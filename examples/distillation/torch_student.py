@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from examples.distillation.problem import Problem, Weights
+from examples.distillation.problem import Array, Problem, Weights
 from kldiv_xp.torch import KLDivLoss
 
 
@@ -58,10 +58,10 @@ def train(problem: Problem, batches: Iterable[list[int]]) -> tuple[list[float], 
     return losses, _weights(student)
 
 
-def _linear(weight: object, bias: object) -> nn.Linear:
-    weight, bias = torch.tensor(weight), torch.tensor(bias)
-    layer = nn.Linear(*weight.shape, dtype=weight.dtype)
-    layer.load_state_dict({"weight": weight.T, "bias": bias})
+def _linear(weight: Array, bias: Array) -> nn.Linear:
+    inputs, outputs = weight.shape
+    layer = nn.Linear(inputs, outputs, dtype=torch.float64)
+    layer.load_state_dict({"weight": torch.tensor(weight.T), "bias": torch.tensor(bias)})
     return layer
 
 
