@@ -127,9 +127,7 @@ def _table_of_seeds(seeds: list[Seed]) -> Table:
 
 
 def _verdicts(seeds: list[Seed]) -> list[str]:
-    lines = [
-        "± is the standard deviation over the seeds. Pairs of one seed, the interval at 95%, a two-sided sign test:"
-    ]
+    lines = ["± above: standard deviation over the seeds. Below: paired by seed, 95% interval, two-sided sign test."]
     arms: dict[str, Callable[[Seed], Trained]] = {
         "labels only": lambda s: s.labels,
         f"{LONGER} times as long": lambda s: s.labels_for_longer,

@@ -42,7 +42,7 @@ def _draw_losses(axes: Any, losses: dict[str, Array]) -> None:
     axes.grid(alpha=0.3)
 
 
-def _smoothed(values: Array) -> tuple[Array, Array]:
+def _smoothed(values: Array) -> tuple[Array, Any]:
     """Median of every 20 steps, or every step of a short run, and where it lies."""
     window = 20 if len(values) >= 200 else 1
     whole = len(values) - len(values) % window
@@ -57,9 +57,7 @@ def _draw_differences(axes: Any, differences: dict[str, Array], bound: float) ->
         axes.scatter(steps, values[steps], s=5, color=color, marker=marker, lw=0, alpha=0.6, label=label)
     axes.axhline(bound, color="black", lw=1.2, ls="--", label=f"{bound:g}: more fails")
     axes.axhline(np.finfo(float).eps, color="black", lw=1.2, ls=":", label="one unit in the last place of 1")
-    axes.set(
-        title="How far they part from NumPy", xlabel="step", ylabel="relative difference of the loss", yscale="log"
-    )
+    axes.set(title="How far they part from NumPy", xlabel="step", ylabel="relative difference", yscale="log")
     axes.set_ylim(top=1e-6)
     axes.legend(loc="upper right", ncols=2, markerscale=3, fontsize="small")
     axes.grid(alpha=0.3)

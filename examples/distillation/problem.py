@@ -1,6 +1,7 @@
 """What the three students share: the images, the teacher, the weights to begin with, and the order of the batches."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,6 +55,7 @@ class Problem:
     held_out_labels: NDArray[np.int64]
 
 
+@cache
 def pose(regime: Regime, seed: int) -> Problem:
     """Problem of one seed, which decides the split, the teacher, the initial weights and the batches."""
     images, digits = load_digits(return_X_y=True)

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"digits found after {options.epochs} epochs": lambda r: f"{r.found:.1%}",
     }
     for name, show in rows.items():
-        table.add_row(name, *map(show, results))
+        table.add_row(name, *(show(result) for result in results))
     console.print(table)
     console.print("A NaN in the gradient, and after one step every weight is: all images are then taken for a 0.")
     return 0
@@ -44,8 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def line_that_changes() -> str:
     """Differences of the two scripts."""
-    scripts = [(HERE / name).read_text().splitlines() for name in ("before.py", "after.py")]
-    return "\n".join(unified_diff(*scripts, "before.py", "after.py", lineterm="", n=1))
+    old, new = ((HERE / name).read_text().splitlines() for name in ("before.py", "after.py"))
+    return "\n".join(unified_diff(old, new, "before.py", "after.py", lineterm="", n=1))
 
 
 def _range(x: Tensor) -> str:
