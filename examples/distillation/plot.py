@@ -42,7 +42,7 @@ def _draw_losses(axes: Any, losses: dict[str, Array]) -> None:
     axes.grid(alpha=0.3)
 
 
-def _smoothed(values: Array) -> tuple[Array, Any]:
+def _smoothed(values: Array) -> tuple[Any, Array]:
     """Median of every 20 steps, or every step of a short run, and where it lies."""
     window = 20 if len(values) >= 200 else 1
     whole = len(values) - len(values) % window
