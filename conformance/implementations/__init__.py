@@ -8,7 +8,16 @@ from functools import cache
 from pathlib import Path
 
 from conformance.implementations import scipy, torch
-from conformance.implementations.kldiv_xp import array_api_strict, cupy, jax, numpy
+from conformance.implementations.kldiv_xp import (
+    array_api_strict,
+    cupy,
+    jax,
+    jax_sharded,
+    numpy,
+    torch_dtensor,
+    torch_export,
+    torch_func,
+)
 from conformance.implementations.kldiv_xp import torch as kldiv_xp_torch
 from conformance.record import Implementation, load_corpus
 from conformance.recording import read_recording
@@ -16,7 +25,17 @@ from conformance.recording import read_recording
 CONVENTIONS = ("oneflow", "torch", "limit")
 RECORDINGS = Path(__file__).parents[1] / "recordings"
 
-_KLDIV_XP = (numpy, array_api_strict, jax, kldiv_xp_torch, cupy)
+_KLDIV_XP = (
+    numpy,
+    array_api_strict,
+    jax,
+    jax_sharded,
+    kldiv_xp_torch,
+    torch_func,
+    torch_export,
+    torch_dtensor,
+    cupy,
+)
 _FOREIGN = (torch, scipy)
 
 

@@ -54,7 +54,12 @@ class TorchTensors(Implementation):
                     torch.autograd.backward(loss, torch.ones_like(loss))
             except RuntimeError as error:
                 return Outcome(_result(loss), unsupported=_no_kernel(error, case))
-        return Outcome(_result(loss), {name: _result(arguments[name].grad) for name in case.gradients})
+        return as_outcome(loss, {name: arguments[name].grad for name in case.gradients})
+
+
+def as_outcome(loss: Any, gradients: dict[str, Any]) -> Outcome:
+    """Outcome of tensors."""
+    return Outcome(_result(loss), {name: _result(gradient) for name, gradient in gradients.items()})
 
 
 def _no_kernel(error: RuntimeError, case: Case) -> str:

@@ -91,7 +91,7 @@ def _check_devices(arrays: dict[str, Array], xp: Namespace) -> None:
 
 def _placement(x: Array, xp: Namespace) -> Any:
     if _torch.is_tensor(x):
-        return x.device
+        return _torch.placement(x)
     return _jax.placement(x) if is_jax_namespace(xp) else device_of(x)
 
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from array_api_compat import is_jax_namespace
 
+from kldiv_xp import _torch
 from kldiv_xp._arguments import check_same_shape, computing_dtype, result_dtype, take
 from kldiv_xp._formulas import loss_derivatives, loss_elements
 from kldiv_xp._jax import differentiable_loss_elements
@@ -113,7 +114,10 @@ def kl_div(
             log_target=log_target,
             convention=convention,
         )
-        loss: Array = xp.astype(_reduce(elements, reduction, xp), dtype, copy=False)
+        reduced = _reduce(elements, reduction, xp)
+        if computing != dtype and _torch.is_tensor(reduced):
+            reduced = _torch.added_up(reduced)
+        loss: Array = xp.astype(reduced, dtype, copy=False)
     return loss
 
 

@@ -27,3 +27,21 @@ def result_dtype(input: Any, target: Any) -> Any:
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         dtype = torch.promote_types(dtype, torch.float32)
     return dtype
+
+
+def placement(x: Any) -> Any:
+    """Device of ``x``; of a DTensor the mesh that it is spread over."""
+    return getattr(x, "device_mesh", x.device)
+
+
+def added_up(x: Any) -> Any:
+    """``x``, with the parts of a sum that the processes of a DTensor hold added up.
+
+    A DTensor leaves that to whoever looks at the sum, and would add up what has been rounded to 16 bits by then.
+    """
+    placements = getattr(x, "placements", ())
+    if not any(p.is_partial() for p in placements):
+        return x
+    from torch.distributed.tensor import Replicate
+
+    return x.redistribute(placements=[Replicate() if p.is_partial() else p for p in placements])

@@ -1,0 +1,38 @@
+"""``kldiv_xp`` as a program that ``torch.export`` made of it."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from conformance.implementations.kldiv_xp.sample import left_out_of_sample
+from conformance.implementations.kldiv_xp.torch import KLDivXP
+from conformance.record import Case, Implementation
+from kldiv_xp.torch import KLDivLoss
+
+
+class TorchExport(KLDivXP):
+    """The module, exported for the shapes and dtypes of the case, and then run."""
+
+    def __init__(self, convention: str) -> None:
+        super().__init__(convention, compiled=False, device="cpu")
+        self.name = "kldiv_xp torch.export"
+
+    def left_out(self, case: Case) -> str | None:
+        """Leave out most cases: each is exported."""
+        return left_out_of_sample(case, 24)
+
+    def loss(self, case: Case) -> Callable[[Any, Any], torch.Tensor]:
+        """The exported program; what cannot be exported raises what the loss itself does."""
+        loss = KLDivLoss(case.reduction, case.log_target, convention=self.convention)  # type: ignore[arg-type]
+
+        def exported(x: Any, y: Any) -> torch.Tensor:
+            result: torch.Tensor = torch.export.export(loss, (x, y), strict=False).module()(x, y)
+            return result
+
+        return exported
+
+
+def implementations(convention: str) -> Iterator[Implementation]:
+    """On the CPU."""
+    yield TorchExport(convention)
