@@ -1,6 +1,7 @@
 """``kldiv_xp`` on PyTorch's DTensor, whose parts two processes hold."""
 
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -73,9 +74,11 @@ def _mesh() -> DeviceMesh:
 @cache
 def _other_process() -> Connection:
     """Way to the process which computes what it is sent together with this one, and ends when this one does."""
-    store = _store(0, is_master=True, wait_for_workers=False)
+    listener = socket.create_server(("127.0.0.1", 0))  # which the store by itself would open to everyone
+    port = listener.getsockname()[1]
+    store = _store(port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
     here, there = get_context("spawn").Pipe()
-    get_context("spawn").Process(target=_take_part, args=(there, store.port), daemon=True).start()
+    get_context("spawn").Process(target=_take_part, args=(there, port), daemon=True).start()
     there.close()  # so that the other process sees the end of this one
     _join(0, store)
     return here
