@@ -188,7 +188,7 @@ def test_each_device_may_compute_its_part_by_itself(axes: Any) -> None:
     names = tuple(name for name in axes if name)
 
     def of_all(a: Array, b: Array) -> Array:
-        return jax.lax.psum(kl_div(a, b, "sum"), names)
+        return jax.lax.psum(kl_div(a, b, "sum"), names)  # type: ignore[no-untyped-call]
 
     total = jax.shard_map(of_all, mesh=mesh(), in_specs=(spec(*axes),) * 2, out_specs=spec())
     each = jax.shard_map(
@@ -205,7 +205,7 @@ def test_each_device_may_compute_its_part_by_itself(axes: Any) -> None:
 def test_pmap_maps_it_over_devices() -> None:
     x, y = (np.repeat(a.reshape(4, 8), 2, axis=0) for a in numbers())  # a row for each of eight devices
     rows = jax.pmap(lambda a, b: kl_div(a, b, "sum"))(x, y)
-    total = jax.pmap(lambda a, b: jax.lax.psum(kl_div(a, b, "sum"), "rows"), "rows")(x, y)
+    total = jax.pmap(lambda a, b: jax.lax.psum(kl_div(a, b, "sum"), "rows"), "rows")(x, y)  # type: ignore[no-untyped-call]
     assert rows.shape == total.shape == (8,)
     check_loss(KLDivLoss("sum"), rows[::2].sum())
     check_loss(KLDivLoss("sum"), total[0] / 2)
@@ -216,7 +216,7 @@ def test_a_donated_buffer_is_used_for_the_gradient() -> None:
     x, y = arrays(("batch", "class"))
     step = jax.jit(jax.value_and_grad(KLDivLoss("batchmean")), donate_argnums=0)
     value, gradient = step(x, y)
-    jax.block_until_ready(gradient)
+    jax.block_until_ready(gradient)  # type: ignore[no-untyped-call]
     assert x.is_deleted()
     assert not y.is_deleted()
     check_loss(KLDivLoss("batchmean"), value)
@@ -242,7 +242,7 @@ def test_a_training_loop_is_scanned() -> None:
 def test_a_checkpointed_loss_has_the_same_gradient(reduction: Any) -> None:
     loss = KLDivLoss(reduction)
     x, y = arrays(("batch", "class"))
-    value, gradients = jax.jit(partial(loss_and_gradients, jax.checkpoint(loss)))(x, y)  # type: ignore[attr-defined]
+    value, gradients = jax.jit(partial(loss_and_gradients, jax.checkpoint(loss)))(x, y)
     check_loss(loss, value)
     for argnum, gradient in enumerate(gradients):
         check_gradient(loss, gradient, argnum)
@@ -256,8 +256,8 @@ def test_a_loss_is_exported_once_for_every_shape(reduction: Any) -> None:
     exported = export.export(jax.jit(loss))(abstract, abstract)
     stored = exported.serialize(vjp_order=1)
     restored = export.deserialize(stored)
-    check_loss(loss, restored.call(*numbers()))
-    gradients = jax.grad(lambda a, b: restored.call(a, b).sum(), (0, 1))(*map(jnp.asarray, numbers()))
+    check_loss(loss, restored.call(*numbers()))  # type: ignore[no-untyped-call]
+    gradients = jax.grad(lambda a, b: restored.call(a, b).sum(), (0, 1))(*map(jnp.asarray, numbers()))  # type: ignore[no-untyped-call]
     for argnum, gradient in enumerate(gradients):
         check_gradient(loss, gradient, argnum)
     with pytest.raises(ValueError, match="same shape"):

@@ -2,7 +2,6 @@
 
 import io
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +82,9 @@ def test_an_exported_program_takes_no_other_shapes_than_it_was_exported_for() ->
 
 
 @pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="no C++ compiler")
-# What Inductor imports at its first use calls this deprecated function of PyTorch's own.
+# What Inductor imports at its first use, and how it writes a package, call deprecated functions of PyTorch's own.
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning")
 def test_a_program_compiled_ahead_of_time_gives_the_same_loss(tmp_path: Path) -> None:
     from torch._inductor import aoti_compile_and_package, aoti_load_package
 
@@ -122,17 +122,17 @@ def test_reverse_mode_of_functions_is_the_closed_form(reduction: Any) -> None:
 
 
 @pytest.fixture
-def graph() -> Iterator[Any]:
+def graph() -> Any:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    return torch.cuda.CUDAGraph()  # type: ignore[no-untyped-call]
+    return torch.cuda.CUDAGraph()
 
 
 @every_reduction
 def test_a_cuda_graph_is_captured_once_and_replayed_with_other_numbers(reduction: Any, graph: Any) -> None:
     x, y = tensors(4, device="cuda")
     x.requires_grad_()
-    side = torch.cuda.Stream()
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     with torch.cuda.stream(side):  # what is allocated lazily must not be so in the graph
         kl_div(x, y, reduction).sum().backward()  # type: ignore[no-untyped-call]
     torch.cuda.current_stream().wait_stream(side)

@@ -113,6 +113,8 @@ def dtensors_spread_over_the_classes_agree_to_the_bit() -> None:
 @check
 def the_closed_form_keeps_the_placement() -> None:
     x, y = tensors((6, 8))
+    expected: Any
+    gradients: Any
     for placement, reduction in itertools.product((Shard(0), Shard(1)), REDUCTIONS):
         ones = torch.ones_like(x) if reduction == "none" else None
         _, expected = kl_div_value_and_grad(x, y, reduction, argnums=(0, 1), cotangent=ones)
@@ -120,8 +122,8 @@ def the_closed_form_keeps_the_placement() -> None:
         ones_in_parts: Any = None if ones is None else spread(ones, placement)
         _, gradients = kl_div_value_and_grad(*parts, reduction, argnums=(0, 1), cotangent=ones_in_parts)
         for gradient, of_one_process in zip(gradients, expected, strict=True):
-            assert gradient.placements == (placement,)  # type: ignore[attr-defined]
-            assert torch.equal(gradient.full_tensor(), of_one_process)  # type: ignore[attr-defined]
+            assert gradient.placements == (placement,)
+            assert torch.equal(gradient.full_tensor(), of_one_process)
 
 
 @check
@@ -130,12 +132,12 @@ def sums_of_sixteen_bits_are_rounded_once() -> None:
     x = torch.tensor([[-60000.0], [-60000.0], [59000.0], [59000.0]])
     y = torch.ones_like(x)
     for dtype in (torch.float16, torch.bfloat16):
-        for reduction in ("sum", "mean", "batchmean"):
-            whole = x.to(dtype), y.to(dtype)
-            value: Any = kl_div(*(spread(a, Shard(0)) for a in whole), reduction)  # type: ignore[arg-type]
+        for reduction in REDUCTIONS[1:]:
+            a, b = x.to(dtype), y.to(dtype)
+            value: Any = kl_div(spread(a, Shard(0)), spread(b, Shard(0)), reduction)
             assert value.dtype == dtype
-            assert value.full_tensor() == kl_div(*whole, reduction)  # type: ignore[arg-type]
-    total: Any = kl_div(*(spread(a.half(), Shard(0)) for a in (x, y)), "sum")
+            assert value.full_tensor() == kl_div(a, b, reduction)
+    total: Any = kl_div(spread(x.half(), Shard(0)), spread(y.half(), Shard(0)), "sum")
     assert total.full_tensor() == 2 * (60000 - 59008)  # in float16, 59000 is 59008
 
 
@@ -153,8 +155,8 @@ def sums_that_are_not_yet_added_up_are_added_up_first() -> None:
     mesh = init_device_mesh("cpu", (2,))
     for log_target in (False, True):
         x, y = tensors((6, 8), log_target)
-        halves = [DTensor.from_local(a / 2, mesh, [Partial()]) for a in (x, y)]  # halving and doubling are exact
-        loss: Any = kl_div(*halves, "none", log_target)
+        a, b = (DTensor.from_local(whole / 2, mesh, [Partial()]) for whole in (x, y))  # to halve and add is exact
+        loss: Any = kl_div(a, b, "none", log_target)
         assert torch.equal(loss.full_tensor(), kl_div(x, y, "none", log_target))
 
 
@@ -179,10 +181,8 @@ def what_does_not_fit_is_refused() -> None:
 def model(loss: torch.nn.Module | None = None) -> torch.nn.Module:
     """A student, the same in both processes; with a loss inside, it takes the targets, too."""
     torch.manual_seed(3)
-    student = torch.nn.Sequential(
-        torch.nn.Linear(5, 7), torch.nn.Tanh(), torch.nn.Linear(7, 8), torch.nn.LogSoftmax(-1)
-    )
-    student = student.double()
+    layers = torch.nn.Linear(5, 7), torch.nn.Tanh(), torch.nn.Linear(7, 8), torch.nn.LogSoftmax(-1)
+    student = torch.nn.Sequential(*layers).double()
     return student if loss is None else WithLoss(student, loss)
 
 
@@ -213,12 +213,11 @@ def agrees_with_one_process(parallel: Callable[[torch.nn.Module], torch.nn.Modul
     rank = dist.get_rank()
     half = slice(3 * rank, 3 * rank + 3)
     for reduction in ("batchmean", "mean"):
-        loss = KLDivModule(reduction)  # type: ignore[arg-type]
+        loss = KLDivModule(reduction)
         for inside in (True, False):
             step: Any = (lambda m, a, b: m(a, b)) if inside else (lambda m, a, b, of=loss: of(m(a), b))
-            make = lambda i=inside, of=loss: model(of if i else None)  # noqa: E731
-            expected = steps(make(), step, slice(0, 6))
-            got = steps(parallel(make()), step, half)
+            expected = steps(model(loss if inside else None), step, slice(0, 6))
+            got = steps(parallel(model(loss if inside else None)), step, half)
             for one, other in zip(got, expected, strict=True):
                 # Half the digits of float64: rounding is far below that, and a share counted twice far above.
                 torch.testing.assert_close(one, other, rtol=HALF_THE_DIGITS, atol=HALF_THE_DIGITS)
@@ -236,8 +235,8 @@ def fsdp2_trains_as_one_process_does() -> None:
         mesh = init_device_mesh("cpu", (2,))
         for layer in whole.modules():
             if isinstance(layer, torch.nn.Linear):
-                fully_shard(layer, mesh=mesh)
-        fully_shard(whole, mesh=mesh)
+                fully_shard(layer, mesh=mesh)  # type: ignore[no-untyped-call]
+        fully_shard(whole, mesh=mesh)  # type: ignore[no-untyped-call]
         return whole
 
     agrees_with_one_process(sharded)
