@@ -1,5 +1,8 @@
 """PyTorch on two processes: a test for each check that they make together."""
 
+import os
+import re
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -13,6 +16,7 @@ from torch.multiprocessing import get_context
 
 from tests import two_processes
 
+EXAMPLE = Path(__file__).parents[1] / "examples" / "torch_ddp.py"
 SECONDS = 180
 """What the two may take altogether: some ten on a machine that has nothing else to do."""
 
@@ -57,3 +61,19 @@ def _taken(results: Any, count: int) -> Iterator[tuple[tuple[str, int], str]]:
 @pytest.mark.parametrize("name", two_processes.CHECKS)
 def test_on_two_processes(name: str, rank: int, failures: Mapping[tuple[str, int], str]) -> None:
     assert failures.get((name, rank), "the process ended, or hung, before this") == ""
+
+
+def test_the_example_trains() -> None:
+    loopback = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLE)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **loopback},
+        timeout=SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    losses = [float(loss) for loss in re.findall(r"step [ \d]+: loss ([\d.]+)", done.stdout)]
+    assert len(losses) == 6
+    assert losses[-1] < losses[0] / 100

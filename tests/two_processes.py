@@ -235,8 +235,8 @@ def fsdp2_trains_as_one_process_does() -> None:
         mesh = init_device_mesh("cpu", (2,))
         for layer in whole.modules():
             if isinstance(layer, torch.nn.Linear):
-                fully_shard(layer, mesh=mesh)  # type: ignore[no-untyped-call]
-        fully_shard(whole, mesh=mesh)  # type: ignore[no-untyped-call]
+                fully_shard(layer, mesh=mesh)
+        fully_shard(whole, mesh=mesh)
         return whole
 
     agrees_with_one_process(sharded)
