@@ -1,5 +1,6 @@
-"""PyTorch on two processes: a test for each check that they make together."""
+"""PyTorch on two processes: the checks that they make together, and an example."""
 
+import itertools
 import os
 import re
 import subprocess
@@ -11,10 +12,15 @@ from queue import Empty
 from typing import Any
 
 import pytest
+import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import Partial, Replicate, Shard, distribute_tensor
 from torch.multiprocessing import get_context
 
+from kldiv_xp import kl_div
 from tests import two_processes
+from tests.backends import REDUCTIONS
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "torch_ddp.py"
 SECONDS = 180
@@ -57,10 +63,34 @@ def _taken(results: Any, count: int) -> Iterator[tuple[tuple[str, int], str]]:
         yield (name, rank), failure
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("name", two_processes.CHECKS)
-def test_on_two_processes(name: str, rank: int, failures: Mapping[tuple[str, int], str]) -> None:
-    assert failures.get((name, rank), "the process ended, or hung, before this") == ""
+# One test, so that tests which run in several processes start the two only once.
+def test_two_processes_agree_with_one(failures: Mapping[tuple[str, int], str]) -> None:
+    missing = "the process ended, or hung, before this"
+    made = {key: failures.get(key, missing) for key in itertools.product(two_processes.CHECKS, (0, 1))}
+    failed = [f"{name}, process {rank}: {failure}" for (name, rank), failure in made.items() if failure]
+    assert not failed, "\n".join(failed)
+
+
+@pytest.fixture
+def group_of_one(monkeypatch: pytest.MonkeyPatch) -> Iterator[DeviceMesh]:
+    if sys.platform == "linux":
+        monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+    yield init_device_mesh("cpu", (1,))
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS[1:])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_the_parts_of_a_sum_are_added_up_before_they_are_rounded(
+    dtype: torch.dtype, reduction: Any, group_of_one: DeviceMesh
+) -> None:
+    x = torch.linspace(-3, -1, 8, dtype=dtype)
+    part = distribute_tensor(x, group_of_one, [Shard(0)])
+    loss: Any = kl_div(part, part.exp(), reduction)
+    rounded = dtype == torch.float16
+    assert loss.placements == ((Replicate() if rounded else Partial()),)
+    assert torch.equal(loss.full_tensor(), kl_div(x, x.exp(), reduction))
 
 
 def test_the_example_trains() -> None:

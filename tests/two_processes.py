@@ -1,6 +1,6 @@
 """What two processes check together: DTensor, DDP and FSDP2, held against the same in one process.
 
-``tests/test_torch_distributed.py`` starts the two, and has a test for each check.
+``tests/test_torch_distributed.py`` starts the two.
 """
 
 import itertools
