@@ -14,6 +14,7 @@ from array_api_compat import device as device_of
 
 from kldiv_xp import _jax, _numpy, _torch
 from kldiv_xp._options import type_name
+from kldiv_xp._shapes import may_be_equal, of_equal_shape
 
 Array = Any
 DType = Any
@@ -36,14 +37,18 @@ def take(**given: Any) -> tuple[Namespace, list[Array]]:
     return xp, list(arrays.values())
 
 
-def check_same_shape(input: Array, target: Array) -> None:
-    """Raise unless the shapes are equal: broadcasting ``(N, 1)`` against ``(N,)`` is a bug, not a wish."""
+def of_same_shape(input: Array, target: Array, xp: Namespace) -> Array:
+    """The target; raise unless its shape is the input's: broadcasting ``(N, 1)`` against ``(N,)`` is a bug, not a wish.
+
+    Where the sizes are not known yet, its computation raises.
+    """
     shape, other = tuple(input.shape), tuple(target.shape)
-    if shape != other:
+    if not may_be_equal(shape, other):
         raise ValueError(
             f"input and target must have the same shape, got {shape} and {other};"
             " reshape one, or broadcast it explicitly"
         )
+    return of_equal_shape(target, input, xp)
 
 
 def result_dtype(input: Array, target: Array, xp: Namespace) -> DType:
