@@ -13,14 +13,16 @@ import argparse
 import math
 import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kldiv_xp import kl_div
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 WORKERS = 2
 CLASSES = 1000
@@ -104,7 +106,11 @@ def with_dask(directory: Path | None, blocks: int, rounds: int) -> tuple[list[fl
 
     with (
         LocalCluster(
-            n_workers=WORKERS, threads_per_worker=1, memory_limit=int(LIMIT), host="127.0.0.1", dashboard_address=None
+            n_workers=WORKERS,
+            threads_per_worker=1,
+            memory_limit=int(LIMIT),
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
         ) as cluster,
         Client(cluster) as client,
     ):

@@ -73,7 +73,7 @@ class Distributed(KLDivXP):
 def _client() -> Any:
     from distributed import Client, LocalCluster
 
-    cluster = LocalCluster(n_workers=WORKERS, threads_per_worker=1, host="127.0.0.1", dashboard_address=None)
+    cluster = LocalCluster(n_workers=WORKERS, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0")
     client = Client(cluster, set_as_default=False)
     # Of what is NaN, as everywhere in the suite; the threads of a worker are not under this one's numpy.errstate.
     client.run(warnings.filterwarnings, "ignore", category=RuntimeWarning)
