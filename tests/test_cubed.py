@@ -104,11 +104,11 @@ def test_from_files_to_a_number_and_to_files_in_two_processes(tmp_path: Path) ->
         executor_name="processes",
         executor_options={"max_workers": 2, "use_backups": False},
     )
-    operands = []
+    operands: list[Any] = []
     for name, each in zip(("input", "target"), values, strict=True):
         zarr.create_array(tmp_path / name, data=each, chunks=(10, 8))
         operands.append(cubed.from_zarr(str(tmp_path / name), spec=spec))
-    loss, *gradients = everything(*operands, "batchmean")
+    loss, *gradients = everything(operands[0], operands[1], "batchmean")
     cubed.store([loss, *gradients], [str(tmp_path / name) for name in ("loss", "by_input", "by_target")])
     x, y = values
     exact.assert_within(

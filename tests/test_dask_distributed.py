@@ -10,10 +10,8 @@ from kldiv_xp import kl_div, kl_div_value_and_grad
 from tests import exact
 from tests.backends import CONVENTIONS, REDUCTIONS
 
-pytest.importorskip("distributed")
-
-import dask.array as da
-from distributed import Client, LocalCluster, wait
+distributed: Any = pytest.importorskip("distributed")
+da: Any = pytest.importorskip("dask.array")
 
 ROWS = 6
 
@@ -21,8 +19,10 @@ ROWS = 6
 @pytest.fixture(scope="module")
 def client() -> Iterator[Any]:
     """Client of a cluster on this machine, whose workers are gone at the end."""
-    cluster = LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0")
-    with cluster, Client(cluster) as client:
+    cluster = distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
+    )
+    with cluster, distributed.Client(cluster) as client:
         yield client
 
 
@@ -35,7 +35,7 @@ def spread(client: Any) -> tuple[Any, Any]:
     for each in values:
         parts = client.scatter([each[:2], each[2:]], hash=False, workers=workers[:1])
         parts[1:] = client.scatter([each[2:]], hash=False, workers=workers[1:])
-        wait(parts)
+        distributed.wait(parts)
         blocks = [da.from_delayed(part, (rows, 8), dtype=each.dtype) for part, rows in zip(parts, (2, 4), strict=True)]
         arrays.append(da.concatenate(blocks))
     return arrays[0], arrays[1]
@@ -51,7 +51,7 @@ def test_the_operands_are_on_both_workers(client: Any) -> None:
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_the_loss_is_the_exact_one(client: Any, spread: Any, convention: Any, reduction: Any) -> None:
     x, y = np.random.default_rng(0).uniform(0.1, 1.0, (2, ROWS, 8))
-    loss = client.compute(kl_div(*spread, reduction, convention=convention)).result()
+    loss = client.compute(kl_div(spread[0], spread[1], reduction, convention=convention)).result()
     exact.assert_within(
         loss,
         exact.reduced(exact.losses(x, y, convention=convention), x.shape, reduction),
@@ -65,9 +65,10 @@ def test_the_gradients_are_the_exact_ones_and_stay_where_the_operands_are(
     client: Any, spread: Any, argnum: int
 ) -> None:
     x, y = np.random.default_rng(0).uniform(0.1, 1.0, (2, ROWS, 8))
-    _, gradient = kl_div_value_and_grad(*spread, "sum", argnums=argnum)
+    gradient: Any
+    _, gradient = kl_div_value_and_grad(spread[0], spread[1], "sum", argnums=argnum)
     gradient = client.persist(gradient)
-    wait(gradient)
+    distributed.wait(gradient)
     assert len({worker for workers in client.who_has(gradient).values() for worker in workers}) == 2
     exact.assert_within(
         client.compute(gradient).result(),

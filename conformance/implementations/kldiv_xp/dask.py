@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from functools import cache
+from importlib import import_module
 from multiprocessing.util import Finalize
 from typing import Any
 
@@ -24,9 +25,7 @@ class KLDivXP(LazyBlocks):
 
     def version(self) -> str:
         """Version of Dask."""
-        import dask
-
-        return str(dask.__version__)
+        return str(_untyped("dask").__version__)
 
     def left_out(self, case: Case) -> str | None:
         """Leave out what a sample leaves out: a graph takes milliseconds to schedule."""
@@ -49,9 +48,7 @@ class KLDivXP(LazyBlocks):
 
     def computed(self, arrays: list[Any]) -> list[Any]:
         """Values, of one graph."""
-        import dask
-
-        return list(dask.compute(*arrays, scheduler=self.scheduler()))
+        return list(_untyped("dask").compute(*arrays, scheduler=self.scheduler()))
 
 
 class Distributed(KLDivXP):
@@ -71,15 +68,21 @@ class Distributed(KLDivXP):
 
 @cache
 def _client() -> Any:
-    from distributed import Client, LocalCluster
-
-    cluster = LocalCluster(n_workers=WORKERS, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0")
-    client = Client(cluster, set_as_default=False)
+    distributed = _untyped("distributed")
+    cluster = distributed.LocalCluster(
+        n_workers=WORKERS, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
+    )
+    client = distributed.Client(cluster, set_as_default=False)
     # Of what is NaN, as everywhere in the suite; the threads of a worker are not under this one's numpy.errstate.
     client.run(warnings.filterwarnings, "ignore", category=RuntimeWarning)
     # Not atexit, which knows nothing of the end of a process that multiprocessing started.
     Finalize(None, lambda: (client.close(), cluster.close()), exitpriority=100)
     return client
+
+
+def _untyped(package: str) -> Any:
+    """A package whose types are not complete upstream."""
+    return import_module(package)
 
 
 def implementations(convention: str) -> Iterator[Implementation]:
