@@ -74,6 +74,7 @@ def kl_div(
     ------
     ValueError
         For an unknown ``reduction`` or ``convention``, shapes that differ (they are never broadcast), or two devices.
+        Sizes that a lazy array does not know yet are compared when they are computed.
     TypeError
         For anything but two arrays of one library (NumPy arrays beside JAX arrays are taken), a dtype that is not
         real floating, a subclass of ``numpy.ndarray``, or a ``log_target`` that is no bool.
