@@ -12,7 +12,7 @@ from array_api_compat import (
 )
 from array_api_compat import device as device_of
 
-from kldiv_xp import _jax, _numpy, _torch
+from kldiv_xp import _jax, _mlx, _numpy, _torch
 from kldiv_xp._options import type_name
 from kldiv_xp._shapes import may_be_equal, of_equal_shape
 
@@ -77,6 +77,8 @@ def _one_library(given: dict[str, Any]) -> tuple[Namespace, dict[str, Array]]:
     if jax_arrays:  # JAX takes NumPy arrays beside its own, so they are taken here
         jnp = array_namespace(*jax_arrays)
         given = {name: jnp.asarray(x) if is_numpy_array(x) else x for name, x in given.items()}
+    if all(_mlx.is_array(x) for x in given.values()):
+        return _mlx.namespace(), given
     try:
         return array_namespace(*given.values()), given
     except TypeError:
@@ -97,6 +99,8 @@ def _check_devices(arrays: dict[str, Array], xp: Namespace) -> None:
 def _placement(x: Array, xp: Namespace) -> Any:
     if _torch.is_tensor(x):
         return x.device
+    if _mlx.is_array(x):  # in memory that all devices share
+        return None
     return _jax.placement(x) if is_jax_namespace(xp) else device_of(x)
 
 

@@ -1,0 +1,96 @@
+"""What is particular to MLX. Imported with the library, so it must not import mlx itself.
+
+This module is the namespace of MLX arrays: MLX's own, with what it lacks or gets wrong in its place.
+"""
+
+import sys
+from functools import cache
+from typing import Any
+
+Array = Any
+
+BLOCK = 4096
+"""Terms that are added one behind the other; in float64 they lose a digit at most."""
+
+
+def is_array(x: object) -> bool:
+    mx = sys.modules.get("mlx.core")
+    return mx is not None and isinstance(x, mx.array)
+
+
+def namespace() -> Any:
+    return sys.modules[__name__]
+
+
+def __getattr__(name: str) -> Any:
+    if "mlx.core" not in sys.modules:
+        raise AttributeError(name)
+    return getattr(sys.modules["mlx.core"], name)
+
+
+def astype(x: Array, dtype: Any, /, *, copy: bool = True) -> Array:
+    """Array of another dtype; MLX takes no ``copy``, and makes none of what no one can change."""
+    return x.astype(dtype)
+
+
+def exp(x: Array, /) -> Array:
+    """Exponential, in the precision and the range of the dtype.
+
+    On the CPU, MLX computes that of a float64 in float32, and that of a float32 to 30 roundings; see
+    https://github.com/ml-explore/mlx/issues/4158 and https://github.com/ml-explore/mlx/issues/1341.
+    """
+    import mlx.core as mx
+
+    return _exp_on_cpu()(x) if _on_cpu() else mx.exp(x)
+
+
+def sum(x: Array, /) -> Array:
+    """Sum of all elements: in float64 and in blocks on the CPU, where MLX's is a running total.
+
+    See https://github.com/ml-explore/mlx/issues/4379. GPUs have no float64, and add in blocks anyway.
+    """
+    import mlx.core as mx
+
+    if not _on_cpu():
+        return mx.sum(x)
+    total = x.astype(mx.float64)
+    while total.ndim:
+        length = total.shape[-1]
+        if length > BLOCK:
+            total = mx.pad(total, [(0, 0)] * (total.ndim - 1) + [(0, -length % BLOCK)])
+            total = mx.unflatten(total, -1, (-1, BLOCK))
+        total = mx.sum(total, axis=-1)
+    return total.astype(x.dtype)
+
+
+@cache
+def _exp_on_cpu() -> Any:
+    import mlx.core as mx
+
+    @mx.custom_function
+    def exponential(x: Array) -> Array:
+        # expm1 is right in every dtype. Of half the argument, whose exponential has a reciprocal that is no subnormal
+        # number; and of a positive one, from whose expm1 adding one takes no digits.
+        half = x / 2
+        negative = half < 0
+        root = mx.expm1(mx.where(negative, -half, half)) + 1
+        root = mx.where(negative, 1 / root, root)
+        return root * root
+
+    # Else MLX derives them from the derivative of expm1, which is its own exponential.
+    @exponential.vjp
+    def pullback(x: Array, cotangent: Array, p: Array) -> Array:
+        return cotangent * p
+
+    @exponential.jvp
+    def pushforward(x: Array, tangent: Array) -> Array:
+        return exponential(x) * tangent
+
+    return exponential
+
+
+def _on_cpu() -> bool:
+    import mlx.core as mx
+
+    on_cpu: bool = mx.default_device().type == mx.DeviceType.cpu
+    return on_cpu
