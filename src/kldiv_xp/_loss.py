@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 from array_api_compat import is_jax_namespace
 
+from kldiv_xp import _jax, _mlx
 from kldiv_xp._arguments import computing_dtype, of_same_shape, result_dtype, take
 from kldiv_xp._formulas import loss_derivatives, loss_elements
-from kldiv_xp._jax import differentiable_loss_elements
 from kldiv_xp._numpy import quiet
 from kldiv_xp._options import Convention, Reduction, check_options
 from kldiv_xp._shapes import all_known, count, may_be_equal, of_equal_shape
@@ -107,9 +107,8 @@ def kl_div(
     y = of_same_shape(x, y, xp)
     dtype = result_dtype(x, y, xp)
     computing = computing_dtype(dtype, xp)
-    elements_of = differentiable_loss_elements if is_jax_namespace(xp) else partial(loss_elements, xp=xp)
     with quiet(xp):
-        elements = elements_of(
+        elements = _elements_of(xp)(
             xp.astype(x, computing, copy=False),
             xp.astype(y, computing, copy=False),
             log_target=log_target,
@@ -237,6 +236,15 @@ def kl_div_value_and_grad(
             xp.astype(_weighted(derivatives[i], weight, reduction, xp), (x, y)[i].dtype, copy=False) for i in wanted
         ]
     return loss, tuple(gradients) if isinstance(argnums, tuple) else gradients[0]
+
+
+def _elements_of(xp: Any) -> Any:
+    """Function for the loss of each element, with a derivative of its own where autodiff finds no good one."""
+    if is_jax_namespace(xp):
+        return _jax.differentiable_loss_elements
+    if xp is _mlx.namespace():
+        return _mlx.differentiable_loss_elements
+    return partial(loss_elements, xp=xp)
 
 
 def _wanted_gradients(argnums: object) -> tuple[int, ...]:

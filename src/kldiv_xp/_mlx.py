@@ -7,6 +7,9 @@ import sys
 from functools import cache
 from typing import Any
 
+from kldiv_xp._formulas import loss_derivatives, loss_elements
+from kldiv_xp._options import Convention
+
 Array = Any
 
 BLOCK = 4096
@@ -26,6 +29,16 @@ def __getattr__(name: str) -> Any:
     if "mlx.core" not in sys.modules:
         raise AttributeError(name)
     return getattr(sys.modules["mlx.core"], name)
+
+
+def differentiable_loss_elements(x: Array, y: Array, *, log_target: bool, convention: Convention) -> Array:
+    """Loss of each element, with the closed form as its derivative.
+
+    As JAX does, MLX differentiates the derivative of the logarithm, ``1 / y``, to a division by ``y**2``, which is zero for
+    a float32 target below 1e-23; and where ``1 / y`` is infinite, so is the derivative by autodiff, times ``y`` or not.
+    """
+    result: Array = _with_closed_form(log_target, convention)(x, y)
+    return result
 
 
 def astype(x: Array, dtype: Any, /, *, copy: bool = True) -> Array:
@@ -61,6 +74,29 @@ def sum(x: Array, /) -> Array:
             total = mx.unflatten(total, -1, (-1, BLOCK))
         total = mx.sum(total, axis=-1)
     return total.astype(x.dtype)
+
+
+@cache
+def _with_closed_form(log_target: bool, convention: Convention) -> Any:
+    import mlx.core as mx
+
+    options = {"log_target": log_target, "convention": convention, "xp": namespace()}
+
+    @mx.custom_function
+    def elements(x: Array, y: Array) -> Array:
+        return loss_elements(x, y, **options)
+
+    @elements.vjp
+    def pullback(primals: tuple[Array, Array], cotangent: Array, loss: Array) -> tuple[Array, ...]:
+        return tuple(derivative * cotangent for derivative in loss_derivatives(*primals, **options))
+
+    @elements.jvp
+    def pushforward(primals: tuple[Array, Array], tangents: tuple[Array | None, Array | None]) -> Array:
+        derivatives = loss_derivatives(*primals, **options)
+        first, *second = [d * t for d, t in zip(derivatives, tangents, strict=True) if t is not None]
+        return first + second[0] if second else first
+
+    return elements
 
 
 @cache
