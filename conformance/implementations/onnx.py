@@ -1,70 +1,88 @@
-"""ONNX models of ``kldiv_xp`` in onnxruntime, in an environment without ``kldiv_xp``.
+"""The loss as ONNX models in onnxruntime: an environment without ``kldiv_xp``.
 
-``python -m conformance.export_onnx`` writes the models, ``make onnx`` does it all.
+``python -m conformance.export_onnx`` writes the models, and ``make onnx`` does all of it.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Iterator, NamedTuple
 
 import numpy as np
-import onnxruntime
 
 from conformance.record import Case, Implementation, Outcome, UnsupportedError, as_result
 
 MODELS = Path("build/onnx")
-MISSING_DTYPES = ("bfloat16",)
-"""ndonnx has none, and neither has NumPy, from which onnxruntime takes its arrays."""
 
 
-def model_name(case: Case) -> str:
-    """File name of the model for all calls of the kind of a case."""
-    kind = "log_target" if case.log_target else "target"
-    return f"{case.input.dtype}-{case.target.dtype}-{case.input.values.ndim}d-{case.reduction}-{kind}.onnx"
+class Kind(NamedTuple):
+    """What a model has built in; the sizes are left open."""
+
+    input_dtype: str
+    target_dtype: str
+    ndim: int
+    reduction: str
+    log_target: bool
+
+    @property
+    def file_name(self) -> str:
+        """Name of the file with the model."""
+        kind = "log_target" if self.log_target else "target"
+        return f"{self.input_dtype}-{self.target_dtype}-{self.ndim}d-{self.reduction}-{kind}.onnx"
+
+
+def kind_of(case: Case) -> Kind:
+    """Kind of a call, if there can be a model for it."""
+    if case.group == "refused":
+        raise UnsupportedError("dtypes and options are built into a model, so that there is nothing left to refuse")
+    if "bfloat16" in (case.input.dtype, case.target.dtype):
+        raise UnsupportedError("ndonnx has no bfloat16")
+    dtypes = str(case.input.dtype), str(case.target.dtype)
+    return Kind(*dtypes, case.input.values.ndim, case.reduction, case.log_target)
 
 
 class ONNX(Implementation):
-    """A model of one convention, for the kind of call of the case."""
+    """The models of one convention."""
 
     gradients_by = "closed form"
     lazy = True
 
-    def __init__(self, convention: str, session: Callable[[str, Case], Any]) -> None:
+    def __init__(self, convention: str) -> None:
         super().__init__("kldiv_xp onnx", "onnxruntime", convention=convention, compiled=True)
-        self.session = session
 
     def version(self) -> str:
         """Version of onnxruntime."""
-        return str(onnxruntime.__version__)
+        return version("onnxruntime")
+
+    def session(self, kind: Kind) -> Any:
+        """Session of onnxruntime for the calls of a kind."""
+        return _session_of_file(MODELS / str(self.convention) / kind.file_name)
 
     def compute(self, case: Case) -> Outcome:
-        """Loss and gradients, all of them outputs of the model."""
-        if case.group == "refused":
-            raise UnsupportedError("a model has the kind of call built in, so that there is nothing left to refuse")
-        if {case.input.dtype, case.target.dtype} & set(MISSING_DTYPES):
-            raise UnsupportedError(f"no {' and no '.join(MISSING_DTYPES)}")
-        given = {"input": np.asarray(case.input.values), "target": np.asarray(case.target.values)}
-        session = self.session(str(self.convention), case)
+        """Loss and gradients, all of them outputs of one model."""
+        session = self.session(kind_of(case))
+        given = {name: np.asarray(getattr(case, name).values) for name in ("input", "target")}
         loss, *gradients = (as_result(values, values.dtype) for values in session.run(None, given))
         return Outcome(loss, dict(zip(("input", "target"), gradients)) if case.gradients else {})
 
 
 def session_of(model: Any) -> Any:
-    """onnxruntime's session for a model, on the CPU."""
+    """Session for a model, given as bytes or as the path of a file."""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3  # it warns of shapes that it merges
+    options.log_severity_level = 3  # it warns of open sizes that it finds to be equal
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 @lru_cache(maxsize=None)
-def _from_file(path: Path) -> Any:
+def _session_of_file(path: Path) -> Any:
     return session_of(str(path))
 
 
 def implementations() -> Iterator[Implementation]:
     """One for each convention that there are models of."""
     for folder in sorted(MODELS.iterdir()):
-        yield ONNX(folder.name, lambda convention, case: _from_file(MODELS / convention / model_name(case)))
+        yield ONNX(folder.name)

@@ -282,5 +282,6 @@ def _averaged(values: Any, elements: Any, reduction: Reduction, xp: Any) -> Any:
     sizes = tuple(elements.shape)[: {"mean": None, "batchmean": 1}.get(reduction, 0)]
     if not sizes:
         return values
-    divisor = math.prod(sizes) if all_known(sizes) else count(elements, len(sizes), values.dtype, xp)
+    known = all_known(sizes) and xp is not _mlx.namespace()
+    divisor = math.prod(sizes) if known else count(elements, len(sizes), values.dtype, xp)
     return values / divisor

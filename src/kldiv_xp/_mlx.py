@@ -13,8 +13,7 @@ from kldiv_xp._options import Convention
 Array = Any
 
 BLOCK = 4096
-"""Terms that are added one behind the other; in float64 they lose a digit at most."""
-
+"""Numbers that are added one behind the other."""
 
 def is_array(x: object) -> bool:
     mx = sys.modules.get("mlx.core")
@@ -34,8 +33,8 @@ def __getattr__(name: str) -> Any:
 def differentiable_loss_elements(x: Array, y: Array, *, log_target: bool, convention: Convention) -> Array:
     """Loss of each element, with the closed form as its derivative.
 
-    As JAX does, MLX differentiates the derivative of the logarithm, ``1 / y``, to a division by ``y**2``, which is zero for
-    a float32 target below 1e-23; and where ``1 / y`` is infinite, so is the derivative by autodiff, times ``y`` or not.
+    As JAX does, MLX differentiates the derivative of the logarithm, ``1 / y``, to a division by ``y**2``, which is
+    zero for a float32 target below 1e-23; and where ``1 / y`` is infinite, so is the derivative by autodiff, times ``y`` or not.
     """
     result: Array = _with_closed_form(log_target, convention)(x, y)
     return result
@@ -58,22 +57,30 @@ def exp(x: Array, /) -> Array:
 
 
 def sum(x: Array, /) -> Array:
-    """Sum of all elements: in float64 and in blocks on the CPU, where MLX's is a running total.
+    """Sum of all elements: on the CPU in float64 and in blocks.
 
-    See https://github.com/ml-explore/mlx/issues/4379. GPUs have no float64, and add in blocks anyway.
+    MLX adds one number behind the other there, which in float32 drifts; see https://github.com/ml-explore/mlx/issues/4379.
+    GPUs have no float64, and add in blocks.
     """
     import mlx.core as mx
 
     if not _on_cpu():
         return mx.sum(x)
-    total = x.astype(mx.float64)
-    while total.ndim:
-        length = total.shape[-1]
-        if length > BLOCK:
-            total = mx.pad(total, [(0, 0)] * (total.ndim - 1) + [(0, -length % BLOCK)])
-            total = mx.unflatten(total, -1, (-1, BLOCK))
-        total = mx.sum(total, axis=-1)
-    return total.astype(x.dtype)
+    if x.size <= BLOCK:
+        return mx.sum(x.astype(mx.float64)).astype(x.dtype)
+    rows = mx.pad(mx.flatten(x), (0, -x.size % BLOCK)).reshape(-1, BLOCK)
+    return mx.sum(mx.sum(rows.astype(mx.float64), axis=1)).astype(x.dtype)
+
+
+def count(x: Array, axes: int, dtype: Any) -> Array:
+    """Product of the sizes that the first few axes have when it is computed.
+
+    With ``mx.compile(shapeless=True)`` these need not be the ones that they had when it was traced.
+    """
+    import mlx.core as mx
+
+    ones, _ = mx.broadcast_arrays(mx.array(1), x)
+    return mx.sum(mx.prod(ones, axis=tuple(range(axes, x.ndim)))).astype(dtype)
 
 
 @cache

@@ -8,7 +8,7 @@ from typing import Any
 
 from array_api_compat import is_dask_namespace
 
-from kldiv_xp import _dask
+from kldiv_xp import _dask, _mlx
 
 Array = Any
 Namespace = Any
@@ -45,6 +45,8 @@ def of_equal_shape(x: Array, like: Array, xp: Namespace) -> Array:
 
 def count(x: Array, axes: int, dtype: Any, xp: Namespace) -> Array:
     """Product of the sizes of the first few axes, as an array of ``dtype``: for sizes that are not known."""
+    if xp is _mlx.namespace():
+        return _mlx.count(x, axes, dtype)
     ones = xp.ones_like(x, dtype=xp.int8)
     others = tuple(range(axes, x.ndim))
     if others:  # not a sum, which is 0 where one of them has no length

@@ -8,7 +8,8 @@ from typing import Any
 
 from conformance.implementations.kldiv_xp.closed_form import ClosedForm
 from conformance.implementations.kldiv_xp.sample import left_out_of_sample
-from conformance.record import Case, Implementation, Operand, Result, as_result
+from conformance.implementations.onnx import ONNX, Kind, session_of
+from conformance.record import Case, Implementation, Result, as_result
 
 
 class KLDivXP(ClosedForm):
@@ -40,7 +41,27 @@ class KLDivXP(ClosedForm):
         return as_result(array.unwrap_numpy(), array.dtype)
 
 
-def _exported(convention: str) -> Implementation:
-    from conformance.implementations.onnx import ONNX
+class Exported(ONNX):
+    """ONNX models that are traced with open sizes here, as ``conformance.export_onnx`` writes them."""
 
-    return ONNX(convention, _session)
+    def not_run(self) -> str | None:
+        """Reason if a model can be neither made nor run."""
+        missing = [name for name in ("ndonnx", "onnxruntime") if not find_spec(name)]
+        return f"{' and '.join(missing)} not installed" if missing else None
+
+    def session(self, kind: Kind) -> Any:
+        """Session of onnxruntime for the calls of a kind."""
+        return _session_of_trace(str(self.convention), kind)
+
+
+@cache
+def _session_of_trace(convention: str, kind: Kind) -> Any:
+    from conformance.export_onnx import model
+
+    return session_of(model(convention, kind).SerializeToString())
+
+
+def implementations(convention: str) -> Iterator[Implementation]:
+    """On values, and traced."""
+    yield KLDivXP(convention)
+    yield Exported(convention)
