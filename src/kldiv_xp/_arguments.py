@@ -12,7 +12,7 @@ from array_api_compat import (
 )
 from array_api_compat import device as device_of
 
-from kldiv_xp import _jax, _mlx, _numpy, _torch
+from kldiv_xp import _jax, _mlx, _ndonnx, _numpy, _torch
 from kldiv_xp._options import type_name
 from kldiv_xp._shapes import may_be_equal, of_equal_shape
 
@@ -77,8 +77,9 @@ def _one_library(given: dict[str, Any]) -> tuple[Namespace, dict[str, Array]]:
     if jax_arrays:  # JAX takes NumPy arrays beside its own, so they are taken here
         jnp = array_namespace(*jax_arrays)
         given = {name: jnp.asarray(x) if is_numpy_array(x) else x for name, x in given.items()}
-    if all(_mlx.is_array(x) for x in given.values()):
-        return _mlx.namespace(), given
+    for library in (_mlx, _ndonnx):
+        if all(library.is_array(x) for x in given.values()):
+            return library.namespace(), given
     try:
         return array_namespace(*given.values()), given
     except TypeError:

@@ -8,7 +8,7 @@ from typing import Any
 
 from array_api_compat import is_dask_namespace
 
-from kldiv_xp import _dask, _mlx
+from kldiv_xp import _dask, _mlx, _ndonnx
 
 Array = Any
 Namespace = Any
@@ -37,6 +37,8 @@ def of_equal_shape(x: Array, like: Array, xp: Namespace) -> Array:
         return x
     if is_dask_namespace(xp):
         return _dask.of_equal_shape(x, like)
+    if xp is _ndonnx.namespace():
+        return _ndonnx.of_equal_shape(x, like)
     # Only equal shapes can be stacked, whatever the library's arithmetic does with others.
     dtype = xp.result_type(x, like)
     stacked = xp.stack([xp.astype(x, dtype, copy=False), xp.astype(like, dtype, copy=False)])
@@ -45,8 +47,8 @@ def of_equal_shape(x: Array, like: Array, xp: Namespace) -> Array:
 
 def count(x: Array, axes: int, dtype: Any, xp: Namespace) -> Array:
     """Product of the sizes of the first few axes, as an array of ``dtype``: for sizes that are not known."""
-    if xp is _mlx.namespace():
-        return _mlx.count(x, axes, dtype)
+    if xp in (_mlx.namespace(), _ndonnx.namespace()):
+        return xp.count(x, axes, dtype)
     ones = xp.ones_like(x, dtype=xp.int8)
     others = tuple(range(axes, x.ndim))
     if others:  # not a sum, which is 0 where one of them has no length
