@@ -12,7 +12,7 @@ from array_api_compat import (
 )
 from array_api_compat import device as device_of
 
-from kldiv_xp import _jax, _mlx, _ndonnx, _numpy, _torch
+from kldiv_xp import _jax, _mlx, _ndonnx, _numpy, _sparse, _torch
 from kldiv_xp._options import type_name
 from kldiv_xp._shapes import may_be_equal, of_equal_shape
 
@@ -27,6 +27,8 @@ def take(**given: Any) -> tuple[Namespace, list[Array]]:
     The keywords are the names of the caller's arguments, for the error messages.
     """
     if all(_torch.is_tensor(x) for x in given.values()):
+        for name, x in given.items():
+            _torch.refuse_layout(name, x)
         xp, arrays = _torch.namespace(), given
     else:
         xp, arrays = _one_library(given)
@@ -68,10 +70,11 @@ def _one_library(given: dict[str, Any]) -> tuple[Namespace, dict[str, Array]]:
         if not is_array_api_obj(x):
             raise TypeError(
                 f"{name} must be an array (of NumPy, JAX, PyTorch, CuPy, ...), got {type_name(x)};"
-                " make it one with the asarray function of your array library"
+                " pass the array that it holds, or make one with the asarray function of your array library"
             )
         if is_numpy_array(x):
             _numpy.refuse_subclass(name, x)
+        _sparse.refuse_format(name, x)
     types = _listed(map(type_name, given.values()))
     jax_arrays = [x for x in given.values() if is_jax_array(x)]
     if jax_arrays:  # JAX takes NumPy arrays beside its own, so they are taken here
