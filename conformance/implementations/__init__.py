@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from conformance.implementations import scipy, torch
-from conformance.implementations.kldiv_xp import array_api_strict, cubed, cupy, dask, jax, mlx, ndonnx, numpy, sparse
+from conformance.implementations.kldiv_xp import array_api_strict, cubed, cupy, dask, dpnp, jax, mlx, ndonnx, numpy, sparse
 from conformance.implementations.kldiv_xp import torch as kldiv_xp_torch
 from conformance.record import Implementation, load_corpus
 from conformance.recording import read_recording
@@ -16,7 +16,7 @@ from conformance.recording import read_recording
 CONVENTIONS = ("oneflow", "torch", "limit")
 RECORDINGS = Path(__file__).parents[1] / "recordings"
 
-_KLDIV_XP = (numpy, array_api_strict, jax, kldiv_xp_torch, cupy, dask, cubed, mlx, ndonnx, sparse)
+_KLDIV_XP = (numpy, array_api_strict, jax, kldiv_xp_torch, cupy, dask, cubed, mlx, ndonnx, sparse, dpnp)
 _FOREIGN = (torch, scipy)
 
 

@@ -12,8 +12,9 @@ from array_api_compat import (
 )
 from array_api_compat import device as device_of
 
-from kldiv_xp import _jax, _mlx, _ndonnx, _numpy, _sparse, _torch
+from kldiv_xp import _jax, _mlx, _ndonnx, _numpy, _torch
 from kldiv_xp._options import type_name
+from kldiv_xp._refused import refuse
 from kldiv_xp._shapes import may_be_equal, of_equal_shape
 
 Array = Any
@@ -67,6 +68,7 @@ def computing_dtype(dtype: DType, xp: Namespace) -> DType:
 
 def _one_library(given: dict[str, Any]) -> tuple[Namespace, dict[str, Array]]:
     for name, x in given.items():
+        refuse(name, x)
         if not is_array_api_obj(x):
             raise TypeError(
                 f"{name} must be an array (of NumPy, JAX, PyTorch, CuPy, ...), got {type_name(x)};"
@@ -74,7 +76,6 @@ def _one_library(given: dict[str, Any]) -> tuple[Namespace, dict[str, Array]]:
             )
         if is_numpy_array(x):
             _numpy.refuse_subclass(name, x)
-        _sparse.refuse_format(name, x)
     types = _listed(map(type_name, given.values()))
     jax_arrays = [x for x in given.values() if is_jax_array(x)]
     if jax_arrays:  # JAX takes NumPy arrays beside its own, so they are taken here
