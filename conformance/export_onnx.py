@@ -1,8 +1,8 @@
-"""Write the loss as ONNX models, for a runtime that knows nothing of this library: ``python -m conformance.export_onnx``.
+"""Write the loss as ONNX models, for a runtime without this library: ``python -m conformance.export_onnx``.
 
 There is one for each convention and each kind of call that the corpus has: dtypes, number of dimensions, reduction and
-``log_target``. All sizes are left open. Its inputs are ``input`` and ``target``, its outputs ``loss``, ``input_gradient`` and
-``target_gradient``; with ``"none"``, these are the gradients of the sum of the loss.
+``log_target``. All sizes are left open. Its inputs are ``input`` and ``target``, its outputs ``loss``, ``input_gradient``
+and ``target_gradient``; with ``"none"``, these are the gradients of the sum of the loss.
 """
 
 import argparse

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Iterator, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -65,7 +66,7 @@ class ONNX(Implementation):
         session = self.session(kind_of(case))
         given = {name: np.asarray(getattr(case, name).values) for name in ("input", "target")}
         loss, *gradients = (as_result(values, values.dtype) for values in session.run(None, given))
-        return Outcome(loss, dict(zip(("input", "target"), gradients)) if case.gradients else {})
+        return Outcome(loss, dict(zip(("input", "target"), gradients, strict=False)) if case.gradients else {})
 
 
 def session_of(model: Any) -> Any:
@@ -77,7 +78,7 @@ def session_of(model: Any) -> Any:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-@lru_cache(maxsize=None)
+@cache
 def _session_of_file(path: Path) -> Any:
     return session_of(str(path))
 

@@ -15,6 +15,7 @@ Array = Any
 BLOCK = 4096
 """Numbers that are added one behind the other."""
 
+
 def is_array(x: object) -> bool:
     mx = sys.modules.get("mlx.core")
     return mx is not None and isinstance(x, mx.array)
@@ -34,13 +35,13 @@ def differentiable_loss_elements(x: Array, y: Array, *, log_target: bool, conven
     """Loss of each element, with the closed form as its derivative.
 
     As JAX does, MLX differentiates the derivative of the logarithm, ``1 / y``, to a division by ``y**2``, which is
-    zero for a float32 target below 1e-23; and where ``1 / y`` is infinite, so is the derivative by autodiff, times ``y`` or not.
+    zero for a float32 target below 1e-23; and where ``1 / y`` is infinite, so is the derivative by autodiff.
     """
     result: Array = _with_closed_form(log_target, convention)(x, y)
     return result
 
 
-def astype(x: Array, dtype: Any, /, *, copy: bool = True) -> Array:
+def astype(x: Array, dtype: Any, /, *, copy: bool = True) -> Array:  # noqa: ARG001
     """Array of another dtype; MLX takes no ``copy``, and makes none of what no one can change."""
     return x.astype(dtype)
 
@@ -94,7 +95,7 @@ def _with_closed_form(log_target: bool, convention: Convention) -> Any:
         return loss_elements(x, y, **options)
 
     @elements.vjp
-    def pullback(primals: tuple[Array, Array], cotangent: Array, loss: Array) -> tuple[Array, ...]:
+    def pullback(primals: tuple[Array, Array], cotangent: Array, _: Array) -> tuple[Array, ...]:
         return tuple(derivative * cotangent for derivative in loss_derivatives(*primals, **options))
 
     @elements.jvp
@@ -122,7 +123,7 @@ def _exp_on_cpu() -> Any:
 
     # Else MLX derives them from the derivative of expm1, which is its own exponential.
     @exponential.vjp
-    def pullback(x: Array, cotangent: Array, p: Array) -> Array:
+    def pullback(_: Array, cotangent: Array, p: Array) -> Array:
         return cotangent * p
 
     @exponential.jvp

@@ -5,7 +5,10 @@ from kldiv_xp._options import type_name
 _WHY = {
     ("blosc2", "NDArray"): "whose lazy expressions do not follow the standard; decompress it with [:] first",
     ("blosc2", "LazyArray"): "which does not follow the standard; decompress it with [:] first",
-    ("marray", "MArray"): "of which a mean would count what is masked; pass its data, with zero targets where it is masked",
+    (
+        "marray",
+        "MArray",
+    ): "of which a mean would count what is masked; pass its data, with targets of 0 for that",
     ("sparse", "DOK"): "which has no reductions; convert it with asformat('coo') first",
 }
 """By the package and the name of the class."""

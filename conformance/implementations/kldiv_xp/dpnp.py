@@ -28,7 +28,7 @@ class KLDivXP(ClosedForm):
         return None if dpctl.get_devices() else "no SYCL device"
 
     def namespace(self) -> Any:
-        """dpnp's namespace."""
+        """Namespace of dpnp."""
         import dpnp
 
         return dpnp
