@@ -1,8 +1,8 @@
 """Write the loss as ONNX models, for a runtime without this library: ``python -m conformance.export_onnx``.
 
 There is one for each convention and each kind of call that the corpus has: dtypes, number of dimensions, reduction and
-``log_target``. All sizes are left open. Its inputs are ``input`` and ``target``, its outputs ``loss``, ``input_gradient``
-and ``target_gradient``; with ``"none"``, these are the gradients of the sum of the loss.
+``log_target``. All sizes are left open. The inputs are ``input`` and ``target``, the outputs ``loss``,
+``input_gradient`` and ``target_gradient``; with ``"none"``, these are the gradients of the sum of the loss.
 """
 
 import argparse
@@ -35,7 +35,8 @@ def model(convention: Any, kind: Kind) -> onnx.ModelProto:
         cotangent=ndx.ones_like(input) if reduction == "none" else None,
     )
     outputs = {"loss": loss, "input_gradient": by_input, "target_gradient": by_target}
-    return ndx.build({"input": input, "target": target}, outputs)
+    built: onnx.ModelProto = ndx.build({"input": input, "target": target}, outputs)
+    return built
 
 
 def kinds_in_corpus() -> Iterator[Kind]:
