@@ -8,7 +8,18 @@ from functools import cache
 from pathlib import Path
 
 from conformance.implementations import scipy, torch
-from conformance.implementations.kldiv_xp import array_api_strict, cubed, cupy, dask, dpnp, jax, mlx, ndonnx, numpy, sparse
+from conformance.implementations.kldiv_xp import (
+    array_api_strict,
+    cubed,
+    cupy,
+    dask,
+    dpnp,
+    jax,
+    mlx,
+    ndonnx,
+    numpy,
+    sparse,
+)
 from conformance.implementations.kldiv_xp import torch as kldiv_xp_torch
 from conformance.record import Implementation, load_corpus
 from conformance.recording import read_recording
