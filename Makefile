@@ -19,7 +19,7 @@ export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES := -1
 SUITE_TESTS := $(filter-out conformance/test_conformance.py,$(wildcard conformance/test_*.py))
 
 # Frameworks that need an environment of their own: conformance/environments has what they need, the interpreter is here.
-FRAMEWORKS := oneflow torch-1.10 jax keras mindspore mlx optax paddle
+FRAMEWORKS := oneflow torch-1.10 jax keras mindspore mlx onnx optax paddle
 ONEFLOW_PYTHON ?= python3.10
 TORCH_1_10_PYTHON ?= python3.9
 interpreter_of = $(if $(filter oneflow,$(1)),$(ONEFLOW_PYTHON),$(if $(filter torch-1.10,$(1)),$(TORCH_1_10_PYTHON),$(PYTHON)))
@@ -53,6 +53,12 @@ $(FRAMEWORKS): %: build/environments/%/ready $(READY)
 	$(BIN)/python -m pytest -q conformance/test_recordings.py -k $* || { \
 	    [ $$? = 5 ] && echo "no recording of $* is committed, with which this one could be compared"; }
 	@echo "the recordings are in build/recordings/$*; those of conformance/recordings are committed"
+
+# These models are of kldiv_xp, and recorded where there is none.
+onnx: build/onnx
+.PHONY: build/onnx
+build/onnx: $(READY)
+	$(BIN)/python -m conformance.export_onnx --output $@
 
 build/environments/%/ready: conformance/environments/%.txt
 	@$(call interpreter_of,$*) -c '' || { echo "make $* needs another Python: see conformance/environments/$*.txt," \

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -257,3 +258,15 @@ print("fine")
         check=False,
     )
     assert done.stdout == "fine\n", done.stderr
+
+
+@pytest.mark.parametrize("loss", [KLDivLoss(reduction) for reduction in REDUCTIONS], ids=str)
+def test_a_program_is_exported_for_every_shape(loss: KLDivLoss) -> None:
+    x, y = arrays()
+    struct: Any = jax.ShapeDtypeStruct
+    of_any_shape = struct(jax.export.symbolic_shape("n, m"), x.dtype)
+    exported: Any = jax.export.export(jax.jit(loss))(of_any_shape, of_any_shape)
+    for rows in (1, 3):
+        a, b = x[:rows], y[:rows]
+        each = exact.tolerances(numbers(a), numbers(b), jnp, "float32")
+        np.testing.assert_allclose(exported.call(a, b), loss(a, b), rtol=0, atol=2 * float(sum(each)))

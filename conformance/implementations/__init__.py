@@ -10,10 +10,16 @@ from pathlib import Path
 from conformance.implementations import scipy, torch
 from conformance.implementations.kldiv_xp import (
     array_api_strict,
+    cubed,
     cupy,
+    dask,
+    dpnp,
     jax,
     jax_sharded,
+    mlx,
+    ndonnx,
     numpy,
+    sparse,
     torch_dtensor,
     torch_export,
     torch_func,
@@ -34,6 +40,12 @@ _KLDIV_XP = (
     torch_func,
     torch_export,
     torch_dtensor,
+    mlx,
+    dask,
+    cubed,
+    ndonnx,
+    sparse,
+    dpnp,
     cupy,
 )
 _FOREIGN = (torch, scipy)

@@ -12,8 +12,10 @@ from array_api_compat import (
 )
 from array_api_compat import device as device_of
 
-from kldiv_xp import _jax, _numpy, _torch
+from kldiv_xp import _jax, _mlx, _ndonnx, _numpy, _torch
 from kldiv_xp._options import type_name
+from kldiv_xp._refused import refuse
+from kldiv_xp._shapes import may_be_equal, of_equal_shape
 
 Array = Any
 DType = Any
@@ -26,6 +28,8 @@ def take(**given: Any) -> tuple[Namespace, list[Array]]:
     The keywords are the names of the caller's arguments, for the error messages.
     """
     if all(_torch.is_tensor(x) for x in given.values()):
+        for name, x in given.items():
+            _torch.refuse_layout(name, x)
         xp, arrays = _torch.namespace(), given
     else:
         xp, arrays = _one_library(given)
@@ -36,14 +40,18 @@ def take(**given: Any) -> tuple[Namespace, list[Array]]:
     return xp, list(arrays.values())
 
 
-def check_same_shape(input: Array, target: Array) -> None:
-    """Raise unless the shapes are equal: broadcasting ``(N, 1)`` against ``(N,)`` is a bug, not a wish."""
+def of_same_shape(input: Array, target: Array, xp: Namespace) -> Array:
+    """The target; raise unless its shape is the input's: broadcasting ``(N, 1)`` against ``(N,)`` is a bug, not a wish.
+
+    Where the sizes are not known yet, its computation raises.
+    """
     shape, other = tuple(input.shape), tuple(target.shape)
-    if shape != other:
+    if not may_be_equal(shape, other):
         raise ValueError(
             f"input and target must have the same shape, got {shape} and {other};"
             " reshape one, or broadcast it explicitly"
         )
+    return of_equal_shape(target, input, xp)
 
 
 def result_dtype(input: Array, target: Array, xp: Namespace) -> DType:
@@ -60,10 +68,11 @@ def computing_dtype(dtype: DType, xp: Namespace) -> DType:
 
 def _one_library(given: dict[str, Any]) -> tuple[Namespace, dict[str, Array]]:
     for name, x in given.items():
+        refuse(name, x)
         if not is_array_api_obj(x):
             raise TypeError(
                 f"{name} must be an array (of NumPy, JAX, PyTorch, CuPy, ...), got {type_name(x)};"
-                " make it one with the asarray function of your array library"
+                " pass the array that it holds, or make one with the asarray function of your array library"
             )
         if is_numpy_array(x):
             _numpy.refuse_subclass(name, x)
@@ -72,6 +81,9 @@ def _one_library(given: dict[str, Any]) -> tuple[Namespace, dict[str, Array]]:
     if jax_arrays:  # JAX takes NumPy arrays beside its own, so they are taken here
         jnp = array_namespace(*jax_arrays)
         given = {name: jnp.asarray(x) if is_numpy_array(x) else x for name, x in given.items()}
+    for library in (_mlx, _ndonnx):
+        if all(library.is_array(x) for x in given.values()):
+            return library.namespace(), given
     try:
         return array_namespace(*given.values()), given
     except TypeError:
@@ -92,6 +104,8 @@ def _check_devices(arrays: dict[str, Array], xp: Namespace) -> None:
 def _placement(x: Array, xp: Namespace) -> Any:
     if _torch.is_tensor(x):
         return _torch.placement(x)
+    if _mlx.is_array(x):  # in memory that all devices share
+        return None
     return _jax.placement(x) if is_jax_namespace(xp) else device_of(x)
 
 

@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 
 from array_api_compat import is_jax_namespace
 
-from kldiv_xp import _torch
-from kldiv_xp._arguments import check_same_shape, computing_dtype, result_dtype, take
+from kldiv_xp import _jax, _mlx, _torch
+from kldiv_xp._arguments import computing_dtype, of_same_shape, result_dtype, take
 from kldiv_xp._formulas import loss_derivatives, loss_elements
-from kldiv_xp._jax import differentiable_loss_elements
 from kldiv_xp._numpy import quiet
 from kldiv_xp._options import Convention, Reduction, check_options
+from kldiv_xp._shapes import all_known, count, may_be_equal, of_equal_shape
 
 Array = TypeVar("Array")
 
@@ -74,6 +74,7 @@ def kl_div(
     ------
     ValueError
         For an unknown ``reduction`` or ``convention``, shapes that differ (they are never broadcast), or two devices.
+        Sizes that a lazy array does not know yet are compared when they are computed.
     TypeError
         For anything but two arrays of one library (NumPy arrays beside JAX arrays are taken), a dtype that is not
         real floating, a subclass of ``numpy.ndarray``, or a ``log_target`` that is no bool.
@@ -103,12 +104,11 @@ def kl_div(
     """
     check_options(reduction, log_target, convention)
     xp, (x, y) = take(input=input, target=target)
-    check_same_shape(x, y)
+    y = of_same_shape(x, y, xp)
     dtype = result_dtype(x, y, xp)
     computing = computing_dtype(dtype, xp)
-    elements_of = differentiable_loss_elements if is_jax_namespace(xp) else partial(loss_elements, xp=xp)
     with quiet(xp):
-        elements = elements_of(
+        elements = _elements_of(xp)(
             xp.astype(x, computing, copy=False),
             xp.astype(y, computing, copy=False),
             log_target=log_target,
@@ -221,7 +221,7 @@ def kl_div_value_and_grad(
         weight = None if cotangent is None else float(cotangent)
     else:
         xp, (x, y, weight) = take(input=input, target=target, cotangent=cotangent)
-    check_same_shape(x, y)
+    y = of_same_shape(x, y, xp)
     _check_cotangent(weight, reduction, tuple(x.shape))
     loss = kl_div(x, y, reduction, log_target, convention=convention)
     computing = computing_dtype(result_dtype(x, y, xp), xp)
@@ -234,11 +234,20 @@ def kl_div_value_and_grad(
             xp=xp,
         )
         if weight is not None and not isinstance(weight, float):
-            weight = xp.astype(weight, computing, copy=False)
+            weight = xp.astype(weight if reduction != "none" else of_equal_shape(weight, x, xp), computing, copy=False)
         gradients = [
-            xp.astype(_weighted(derivatives[i], weight, reduction), (x, y)[i].dtype, copy=False) for i in wanted
+            xp.astype(_weighted(derivatives[i], weight, reduction, xp), (x, y)[i].dtype, copy=False) for i in wanted
         ]
     return loss, tuple(gradients) if isinstance(argnums, tuple) else gradients[0]
+
+
+def _elements_of(xp: Any) -> Any:
+    """Function for the loss of each element, with a derivative of its own where autodiff finds no good one."""
+    if is_jax_namespace(xp):
+        return _jax.differentiable_loss_elements
+    if xp is _mlx.namespace():
+        return _mlx.differentiable_loss_elements
+    return partial(loss_elements, xp=xp)
 
 
 def _wanted_gradients(argnums: object) -> tuple[int, ...]:
@@ -254,29 +263,28 @@ def _check_cotangent(cotangent: Any, reduction: Reduction, shape: tuple[int, ...
         return
     wanted = shape if reduction == "none" else ()
     given = None if cotangent is None else tuple(getattr(cotangent, "shape", ()))
-    if given != wanted:
+    if given is None or not may_be_equal(given, wanted):
         raise ValueError(
             f"cotangent must have the loss's shape, {wanted} for reduction={reduction!r}; got"
             f" {'no cotangent' if given is None else given}. An array of ones gives the derivative itself"
         )
 
 
-def _weighted(derivative: Any, weight: Any | None, reduction: Reduction) -> Any:
+def _weighted(derivative: Any, weight: Any | None, reduction: Reduction, xp: Any) -> Any:
     if weight is not None:
         derivative = derivative * weight
-    divisor = _divisor(derivative.shape, reduction)
-    return derivative if divisor == 1 else derivative / divisor
+    return _averaged(derivative, derivative, reduction, xp)
 
 
 def _reduce(elements: Any, reduction: Reduction, xp: Any) -> Any:
-    if reduction == "none":
-        return elements
-    total = xp.sum(elements)
-    return total if reduction == "sum" else total / _divisor(elements.shape, reduction)
+    return elements if reduction == "none" else _averaged(xp.sum(elements), elements, reduction, xp)
 
 
-def _divisor(shape: tuple[int, ...], reduction: Reduction) -> int:
-    """How many elements or rows the sum is averaged over."""
-    if reduction == "mean":
-        return math.prod(shape)
-    return shape[0] if reduction == "batchmean" and shape else 1
+def _averaged(values: Any, elements: Any, reduction: Reduction, xp: Any) -> Any:
+    """``values`` divided by the number of the elements or of their rows, as the reduction asks."""
+    sizes = tuple(elements.shape)[: {"mean": None, "batchmean": 1}.get(reduction, 0)]
+    if not sizes:
+        return values
+    known = all_known(sizes) and xp is not _mlx.namespace()
+    divisor = math.prod(sizes) if known else count(elements, len(sizes), values.dtype, xp)
+    return values / divisor

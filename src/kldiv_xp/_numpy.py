@@ -7,7 +7,7 @@ from typing import Any
 
 def quiet(xp: Any) -> AbstractContextManager[Any]:
     """Context without floating-point warnings, for a library that computes with NumPy: what is NaN is meant to be."""
-    if xp.__name__ not in ("numpy", "array_api_compat.numpy", "array_api_strict"):
+    if xp.__name__ not in ("numpy", "array_api_compat.numpy", "array_api_strict", "sparse"):
         return nullcontext()
     errstate: AbstractContextManager[Any] = sys.modules["numpy"].errstate(all="ignore")
     return errstate

@@ -11,6 +11,12 @@ def is_tensor(x: object) -> bool:
     return torch is not None and isinstance(x, torch.Tensor)
 
 
+def refuse_layout(name: str, x: Any) -> None:
+    """Raise for a sparse tensor, of which PyTorch has no comparisons, or takes what is not stored for nothing."""
+    if str(x.layout).startswith("torch.sparse"):
+        raise TypeError(f"{name} is a sparse tensor, of layout {x.layout}; call its method to_dense() first")
+
+
 def namespace() -> Any:
     import array_api_compat.torch
 

@@ -1,0 +1,91 @@
+"""``kldiv_xp`` on Dask: in this process, and on the workers of a cluster."""
+
+import warnings
+from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
+from multiprocessing.util import Finalize
+from typing import Any
+
+from conformance.implementations.kldiv_xp.blocks import LazyBlocks, in_two
+from conformance.implementations.kldiv_xp.sample import left_out_of_sample
+from conformance.record import Case, Implementation, Operand
+
+WORKERS = 2
+
+
+class KLDivXP(LazyBlocks):
+    """Dask arrays of several chunks, computed in this process."""
+
+    needs: tuple[str, ...] = ("dask",)
+    one_in = 6
+
+    def __init__(self, convention: str, name: str = "kldiv_xp dask") -> None:
+        super().__init__(name, "dask", convention)
+
+    def version(self) -> str:
+        """Version of Dask."""
+        return str(_untyped("dask").__version__)
+
+    def left_out(self, case: Case) -> str | None:
+        """Leave out what a sample leaves out: a graph takes milliseconds to schedule."""
+        return left_out_of_sample(case, self.one_in)
+
+    def namespace(self) -> Any:
+        """Dask's namespace."""
+        import array_api_compat.dask.array
+
+        return array_api_compat.dask.array
+
+    def given(self, operand: Operand) -> Any:
+        """Operand as a Dask array of several chunks."""
+        array = super().given(operand)
+        return array.rechunk(in_two(array.shape)) if operand.is_array else array
+
+    def scheduler(self) -> Any:
+        """What computes: this very thread."""
+        return "synchronous"
+
+    def computed(self, arrays: list[Any]) -> list[Any]:
+        """Values, of one graph."""
+        return list(_untyped("dask").compute(*arrays, scheduler=self.scheduler()))
+
+
+class Distributed(KLDivXP):
+    """The same on a cluster of worker processes on this machine."""
+
+    needs = ("dask", "distributed")
+    one_in = 40
+    distributed = f"{WORKERS} worker processes"
+
+    def __init__(self, convention: str) -> None:
+        super().__init__(convention, "kldiv_xp dask distributed")
+
+    def scheduler(self) -> Any:
+        """Client of the cluster."""
+        return _client()
+
+
+@cache
+def _client() -> Any:
+    distributed = _untyped("distributed")
+    cluster = distributed.LocalCluster(
+        n_workers=WORKERS, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
+    )
+    client = distributed.Client(cluster, set_as_default=False)
+    # Of what is NaN, as everywhere in the suite; the threads of a worker are not under this one's numpy.errstate.
+    client.run(warnings.filterwarnings, "ignore", category=RuntimeWarning)
+    # Not atexit, which knows nothing of the end of a process that multiprocessing started.
+    Finalize(None, lambda: (client.close(), cluster.close()), exitpriority=100)
+    return client
+
+
+def _untyped(package: str) -> Any:
+    """A package whose types are not complete upstream."""
+    return import_module(package)
+
+
+def implementations(convention: str) -> Iterator[Implementation]:
+    """In this process, and on a cluster."""
+    yield KLDivXP(convention)
+    yield Distributed(convention)

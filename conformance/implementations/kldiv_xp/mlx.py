@@ -1,0 +1,92 @@
+"""``kldiv_xp`` on MLX, eager and compiled, with its gradients by autodiff."""
+
+import importlib.metadata
+import shutil
+from collections.abc import Callable, Iterator
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+from conformance.implementations.kldiv_xp.sample import left_out_of_sample
+from conformance.record import Case, Implementation, Operand, Outcome, Result, as_result
+from kldiv_xp import KLDivLoss
+
+
+class KLDivXP(Implementation):
+    """MLX arrays on the CPU."""
+
+    gradients_by = "autodiff"
+    lazy = True
+
+    def __init__(self, convention: str, *, compiled: bool) -> None:
+        name = f"kldiv_xp {'mlx.compile' if compiled else 'mlx'}"
+        super().__init__(name, "mlx", convention=convention, compiled=compiled)
+
+    def version(self) -> str:
+        """Version of MLX."""
+        return importlib.metadata.version("mlx")
+
+    def not_run(self) -> str | None:
+        """Reason if there is no MLX, or no compiler where one is needed."""
+        if not find_spec("mlx"):
+            return "mlx is not installed"
+        return "no C++ compiler, which mx.compile needs" if self.compiled and shutil.which("g++") is None else None
+
+    def left_out(self, case: Case) -> str | None:
+        """Leave out most of what a C++ compiler would have to be started for: half a second for each of its kernels."""
+        if not self.compiled or case.group == "refused":
+            return None
+        if case.input.dtype != "float32" or case.reduction not in ("none", "batchmean"):
+            return "one compilation for each dtype and reduction; run with --all"
+        return left_out_of_sample(case, 100)
+
+    def given(self, operand: Operand) -> Any:
+        """Operand as an MLX array; an object as it is."""
+        import mlx.core as mx
+
+        if not operand.is_array:
+            return operand.values
+        return mx.array(operand.values, dtype=mx.bool_ if operand.dtype == "bool" else getattr(mx, str(operand.dtype)))
+
+    def compute(self, case: Case) -> Outcome:
+        """Loss and its gradients by ``mlx.core.vjp``."""
+        import mlx.core as mx
+
+        with mx.stream(mx.cpu):
+            loss = KLDivLoss(case.reduction, case.log_target, convention=self.convention)  # type: ignore[arg-type]
+            function = _compiled(loss, bool(case.gradients)) if self.compiled else _function(loss, bool(case.gradients))
+            value, *gradients = function(self.given(case.input), self.given(case.target))
+            return Outcome(_result(value), dict(zip(("input", "target"), map(_result, gradients), strict=False)))
+
+
+def _function(loss: KLDivLoss, with_gradients: bool) -> Callable[..., Any]:
+    def loss_and_gradients(input: Any, target: Any) -> tuple[Any, ...]:
+        import mlx.core as mx
+
+        value = loss(input, target)
+        if not with_gradients:
+            return (value,)
+        _, gradients = mx.vjp(loss, (input, target), (mx.ones_like(value),))
+        return value, *gradients
+
+    return loss_and_gradients
+
+
+@cache
+def _compiled(loss: KLDivLoss, with_gradients: bool) -> Callable[..., Any]:
+    import mlx.core as mx
+
+    compiled: Callable[..., Any] = mx.compile(_function(loss, with_gradients))
+    return compiled
+
+
+def _result(array: Any) -> Result:
+    import mlx.core as mx
+
+    return as_result(array.astype(mx.float32) if array.dtype == mx.bfloat16 else array, array.dtype)
+
+
+def implementations(convention: str) -> Iterator[Implementation]:
+    """Eager and compiled."""
+    yield KLDivXP(convention, compiled=False)
+    yield KLDivXP(convention, compiled=True)

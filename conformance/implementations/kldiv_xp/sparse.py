@@ -1,0 +1,44 @@
+"""``kldiv_xp`` on pydata/sparse, input and target in coordinate format."""
+
+from collections.abc import Iterator
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import Any
+
+from conformance.implementations.kldiv_xp.closed_form import ClosedForm
+from conformance.implementations.kldiv_xp.sample import left_out_of_sample
+from conformance.record import Case, Implementation, Result, as_result
+
+
+class KLDivXP(ClosedForm):
+    """Arrays of which the elements other than zero are stored."""
+
+    def __init__(self, convention: str) -> None:
+        super().__init__("kldiv_xp sparse", "sparse", convention)
+
+    def version(self) -> str:
+        """Version of pydata/sparse."""
+        return version("sparse")
+
+    def not_run(self) -> str | None:
+        """Reason if there is no pydata/sparse."""
+        return None if find_spec("sparse") else "sparse is not installed"
+
+    def left_out(self, case: Case) -> str | None:
+        """Take a sample: half of the arrays of the corpus have not a zero, and take long."""
+        return left_out_of_sample(case, 10)
+
+    def namespace(self) -> Any:
+        """Namespace of pydata/sparse."""
+        import sparse
+
+        return sparse
+
+    def result(self, array: Any) -> Result:
+        """Result of an array."""
+        return as_result(array.todense(), array.dtype)
+
+
+def implementations(convention: str) -> Iterator[Implementation]:
+    """Arrays in coordinate format."""
+    yield KLDivXP(convention)

@@ -1,0 +1,89 @@
+"""The loss as ONNX models in onnxruntime: an environment without ``kldiv_xp``.
+
+``python -m conformance.export_onnx`` writes the models, and ``make onnx`` does all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from conformance.record import Case, Implementation, Outcome, UnsupportedError, as_result
+
+MODELS = Path("build/onnx")
+
+
+class Kind(NamedTuple):
+    """What a model has built in; the sizes are left open."""
+
+    input_dtype: str
+    target_dtype: str
+    ndim: int
+    reduction: str
+    log_target: bool
+
+    @property
+    def file_name(self) -> str:
+        """Name of the file with the model."""
+        kind = "log_target" if self.log_target else "target"
+        return f"{self.input_dtype}-{self.target_dtype}-{self.ndim}d-{self.reduction}-{kind}.onnx"
+
+
+def kind_of(case: Case) -> Kind:
+    """Kind of a call, if there can be a model for it."""
+    if case.group == "refused":
+        raise UnsupportedError("dtypes and options are built into a model, so that there is nothing left to refuse")
+    if "bfloat16" in (case.input.dtype, case.target.dtype):
+        raise UnsupportedError("ndonnx has no bfloat16")
+    dtypes = str(case.input.dtype), str(case.target.dtype)
+    return Kind(*dtypes, case.input.values.ndim, case.reduction, case.log_target)
+
+
+class ONNX(Implementation):
+    """The models of one convention."""
+
+    gradients_by = "closed form"
+    lazy = True
+
+    def __init__(self, convention: str) -> None:
+        super().__init__("kldiv_xp onnx", "onnxruntime", convention=convention, compiled=True)
+
+    def version(self) -> str:
+        """Version of onnxruntime."""
+        return version("onnxruntime")
+
+    def session(self, kind: Kind) -> Any:
+        """Session of onnxruntime for the calls of a kind."""
+        return _session_of_file(MODELS / str(self.convention) / kind.file_name)
+
+    def compute(self, case: Case) -> Outcome:
+        """Loss and gradients, all of them outputs of one model."""
+        session = self.session(kind_of(case))
+        given = {name: np.asarray(getattr(case, name).values) for name in ("input", "target")}
+        loss, *gradients = (as_result(values, values.dtype) for values in session.run(None, given))
+        return Outcome(loss, dict(zip(("input", "target"), gradients, strict=False)) if case.gradients else {})
+
+
+def session_of(model: Any) -> Any:
+    """Session for a model, given as bytes or as the path of a file."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # it warns of open sizes that it finds to be equal
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+@cache
+def _session_of_file(path: Path) -> Any:
+    return session_of(str(path))
+
+
+def implementations() -> Iterator[Implementation]:
+    """One for each convention that there are models of."""
+    for folder in sorted(MODELS.iterdir()):
+        yield ONNX(folder.name)

@@ -1,0 +1,57 @@
+"""Shapes, of which a lazy library may not know every size before something is computed.
+
+Such a size is NaN in Dask and ``None`` elsewhere, as in the standard. The sizes that are known are compared at once;
+that the others are equal is checked by the library, when it computes.
+"""
+
+from typing import Any
+
+from array_api_compat import is_dask_namespace
+
+from kldiv_xp import _dask, _mlx, _ndonnx
+
+Array = Any
+Namespace = Any
+Shape = tuple[Any, ...]
+
+
+def all_known(sizes: Shape) -> bool:
+    """Whether none of the sizes has to be computed first."""
+    return all(size is not None and size == size for size in sizes)  # NaN is not equal to itself
+
+
+def may_be_equal(shape: Shape, other: Shape) -> bool:
+    """Whether two shapes are equal, as far as they are known."""
+    if all_known(shape) and all_known(other):
+        return shape == other
+    pairs = zip(shape, other, strict=False)
+    return len(shape) == len(other) and all(not all_known(sizes) or sizes[0] == sizes[1] for sizes in pairs)
+
+
+def of_equal_shape(x: Array, like: Array, xp: Namespace) -> Array:
+    """``x``, whose computation fails if it turns out to have another shape than ``like``.
+
+    Without this, a size that is 1 would be broadcast when it is computed, and the loss be a wrong number.
+    """
+    if all_known(tuple(x.shape)) and all_known(tuple(like.shape)):
+        return x
+    if is_dask_namespace(xp):
+        return _dask.of_equal_shape(x, like)
+    if xp is _ndonnx.namespace():
+        return _ndonnx.of_equal_shape(x, like)
+    # Only equal shapes can be stacked, whatever the library's arithmetic does with others.
+    dtype = xp.result_type(x, like)
+    stacked = xp.stack([xp.astype(x, dtype, copy=False), xp.astype(like, dtype, copy=False)])
+    return xp.astype(stacked[0, ...], x.dtype, copy=False)
+
+
+def count(x: Array, axes: int, dtype: Any, xp: Namespace) -> Array:
+    """Product of the sizes of the first few axes, as an array of ``dtype``: for sizes that are not known."""
+    if xp in (_mlx.namespace(), _ndonnx.namespace()):
+        return xp.count(x, axes, dtype)
+    ones = xp.ones_like(x, dtype=xp.int8)
+    others = tuple(range(axes, x.ndim))
+    if others:  # not a sum, which is 0 where one of them has no length
+        ones = xp.prod(ones, axis=others)
+    # In integers: 2**24 is the largest number of ones that float32 can count.
+    return xp.astype(xp.sum(ones, dtype=xp.int64), dtype)
