@@ -13,6 +13,7 @@ import argparse
 import math
 import statistics
 import time
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -93,8 +94,7 @@ def check(values: list[float], peaks: dict[str, float], blocks: int) -> None:
 
 def with_dask(directory: Path | None, blocks: int, rounds: int) -> tuple[list[float], dict[str, float]]:
     """Losses, and the peak memory of each worker; prints the times, which are taken in turns."""
-    import dask.array as da
-    from distributed import Client, LocalCluster, progress
+    da, distributed = import_module("dask.array"), import_module("distributed")  # not typed upstream
 
     if directory is None:
         rows = da.arange(blocks * ROWS, chunks=ROWS)
@@ -105,18 +105,18 @@ def with_dask(directory: Path | None, blocks: int, rounds: int) -> tuple[list[fl
     loss: Any = kl_div(x, y, "batchmean")  # nothing is computed yet
 
     with (
-        LocalCluster(
+        distributed.LocalCluster(
             n_workers=WORKERS,
             threads_per_worker=1,
             memory_limit=int(LIMIT),
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",
         ) as cluster,
-        Client(cluster) as client,
+        distributed.Client(cluster) as client,
     ):
         ready = client.run(peak_memory)  # with the library and NumPy loaded, and nothing computed
         future = client.compute(loss)
-        progress(future)
+        distributed.progress(future)
         values = [float(future.result())]
         print()
         ways: dict[str, Callable[[], Any]] = {

@@ -55,7 +55,7 @@ class Distributed(KLDivXP):
     """The same on a cluster of worker processes on this machine."""
 
     needs = ("dask", "distributed")
-    one_in = 40
+    one_in = 80
     distributed = f"{WORKERS} worker processes"
 
     def __init__(self, convention: str) -> None:
