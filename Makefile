@@ -24,7 +24,7 @@ ONEFLOW_PYTHON ?= python3.10
 TORCH_1_10_PYTHON ?= python3.9
 interpreter_of = $(if $(filter oneflow,$(1)),$(ONEFLOW_PYTHON),$(if $(filter torch-1.10,$(1)),$(TORCH_1_10_PYTHON),$(PYTHON)))
 
-.PHONY: help conformance conformance-full report support $(FRAMEWORKS) test test-long docs lint format dist corpus lock clean
+.PHONY: help conformance conformance-full report support $(FRAMEWORKS) test test-long examples larger-than-memory docs lint format dist corpus lock clean
 .DEFAULT_GOAL := help
 
 help:  ## Show these targets
@@ -73,6 +73,14 @@ test: $(READY)  ## Run the tests of the library and of the suite, with coverage
 
 test-long: $(READY)  ## Run the property-based tests with 20,000 examples and more
 	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest tests/test_properties.py
+
+examples: $(READY)  ## Train a student in three frameworks, and move a PyTorch script: build/distillation.png
+	$(BIN)/python -m examples.distillation
+	$(BIN)/python -m examples.moving_from_torch
+
+larger-than-memory: $(READY)  ## The loss of 4 GB in two processes with less than 1 GB each: Dask, and Cubed from Zarr
+	$(BIN)/python examples/larger_than_memory.py
+	$(BIN)/python examples/larger_than_memory.py --engine cubed --rounds 1
 
 docs: $(READY)  ## Build the documentation: build/docs/index.html
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b dirhtml docs build/docs
