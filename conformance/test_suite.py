@@ -43,12 +43,19 @@ def _negate(function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *args, **kwargs: -function(*args, **kwargs)
 
 
-def _one_more_row(function: Callable[..., int]) -> Callable[..., int]:
-    return lambda shape, reduction: function(shape, reduction) + (reduction == "batchmean")
+def _one_more_row(function: Callable[..., Any]) -> Callable[..., Any]:
+    def averaged(values: Any, elements: Any, reduction: str, xp: Any) -> Any:
+        if reduction == "batchmean" and elements.ndim:
+            return values / (elements.shape[0] + 1)
+        return function(values, elements, reduction, xp)
+
+    return averaged
 
 
-def _rows_for_mean(function: Callable[..., int]) -> Callable[..., int]:
-    return lambda shape, reduction: function(shape, "batchmean" if reduction == "mean" else reduction)
+def _rows_for_mean(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda values, elements, reduction, xp: function(
+        values, elements, "batchmean" if reduction == "mean" else reduction, xp
+    )
 
 
 def _no_edge(_: object) -> Callable[..., None]:
@@ -116,9 +123,10 @@ def _running_sum(function: Callable[..., Any]) -> Callable[..., Any]:
 def _crash(_: object) -> Callable[..., Any]:
     """An error, but not the promised one."""
 
-    def crash(input: Any, target: Any) -> None:
+    def crash(input: Any, target: Any, xp: Any) -> Any:
         if input.shape != target.shape:
             raise ZeroDivisionError
+        return target
 
     return crash
 
@@ -126,8 +134,8 @@ def _crash(_: object) -> Callable[..., Any]:
 MUTATIONS = {
     "a sign": ("_loss.loss_elements", _negate),
     "a sign of the gradients": ("_loss.loss_derivatives", lambda f: lambda *a, **k: tuple(-g for g in f(*a, **k))),
-    "a batch too large by one": ("_loss._divisor", _one_more_row),
-    "mean over the batch only": ("_loss._divisor", _rows_for_mean),
+    "a batch too large by one": ("_loss._averaged", _one_more_row),
+    "mean over the batch only": ("_loss._averaged", _rows_for_mean),
     "a dropped mask": ("_formulas._edge", _no_edge),
     "a mask too wide": ("_formulas._edge", _clamped_edge),
     "a NaN target swallowed": ("_formulas._edge", _edge_with_nan),
@@ -139,7 +147,7 @@ MUTATIONS = {
     "a missing term of the gradient": ("_loss.loss_derivatives", _without_one),
     "swapped arguments": ("_loss.loss_elements", _swapped),
     "log_target ignored": ("_loss.loss_elements", _ignores_log_target),
-    "a crash for a refusal": ("_loss.check_same_shape", _crash),
+    "a crash for a refusal": ("_loss.of_same_shape", _crash),
     "a binary logarithm": ("_formulas._loss_off_edge", _binary_logarithm),
 }
 

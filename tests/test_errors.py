@@ -1,12 +1,14 @@
 """What cannot be meant is refused, before any arithmetic, with an error that names what was given."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from kldiv_xp import KLDivLoss, kl_div, kl_div_value_and_grad
+from kldiv_xp._shapes import of_equal_shape
 from tests import backends
 from tests.backends import REDUCTIONS, array
 
@@ -266,3 +268,9 @@ def test_nothing_is_computed_before_all_arguments_are_accepted(wrong: dict[str, 
                 kl_div(**given)
         with pytest.raises((ValueError, TypeError)):
             kl_div_value_and_grad(**given)
+
+
+def test_unknown_sizes_are_refused_where_no_computation_could_compare_them() -> None:
+    unknown: Any = SimpleNamespace(shape=(None, 2))
+    with pytest.raises(ValueError, match=r"arrays of \w+ must have known sizes, got \(None, 2\) and \(3, 2\)"):
+        of_equal_shape(unknown, SimpleNamespace(shape=(3, 2)), np)

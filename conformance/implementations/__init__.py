@@ -61,10 +61,7 @@ def every_implementation() -> tuple[Implementation, ...]:
     """What is installed and what was recorded; what cannot run here is taken from a recording, if there is one."""
     installed = [i for convention in CONVENTIONS for module in _KLDIV_XP for i in module.implementations(convention)]
     installed += [i for module in _FOREIGN for i in module.implementations()]
-    recorded = {i.label: i for i in map(_recorded, sorted(RECORDINGS.glob("*.npz")))}
+    corpus = load_corpus()
+    recorded = {i.label: i for i in (read_recording(path, corpus) for path in sorted(RECORDINGS.glob("*.npz")))}
     here = [recorded.pop(i.label, i) if i.not_run() else i for i in installed]
     return (*here, *(i for label, i in recorded.items() if label not in {i.label for i in here}))
-
-
-def _recorded(path: Path) -> Implementation:
-    return read_recording(path, load_corpus())

@@ -1,6 +1,5 @@
 """The public loss: a function, the same function as a value, and its gradient in closed form."""
 
-import math
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from numbers import Real
@@ -13,7 +12,7 @@ from kldiv_xp._arguments import computing_dtype, of_same_shape, result_dtype, ta
 from kldiv_xp._formulas import loss_derivatives, loss_elements
 from kldiv_xp._numpy import quiet
 from kldiv_xp._options import Convention, Reduction, check_options
-from kldiv_xp._shapes import all_known, count, may_be_equal, of_equal_shape
+from kldiv_xp._shapes import may_be_equal, of_equal_shape, size_of_axes
 
 Array = TypeVar("Array")
 
@@ -282,9 +281,5 @@ def _reduce(elements: Any, reduction: Reduction, xp: Any) -> Any:
 
 def _averaged(values: Any, elements: Any, reduction: Reduction, xp: Any) -> Any:
     """``values`` divided by the number of the elements or of their rows, as the reduction asks."""
-    sizes = tuple(elements.shape)[: {"mean": None, "batchmean": 1}.get(reduction, 0)]
-    if not sizes:
-        return values
-    known = all_known(sizes) and xp is not _mlx.namespace()
-    divisor = math.prod(sizes) if known else count(elements, len(sizes), values.dtype, xp)
-    return values / divisor
+    axes = {"mean": elements.ndim, "batchmean": min(elements.ndim, 1)}.get(reduction, 0)
+    return values / size_of_axes(elements, axes, values.dtype, xp) if axes else values

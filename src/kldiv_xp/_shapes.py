@@ -4,6 +4,7 @@ Such a size is NaN in Dask and ``None`` elsewhere, as in the standard. The sizes
 that the others are equal is checked by the library, when it computes.
 """
 
+import math
 from typing import Any
 
 from array_api_compat import is_dask_namespace
@@ -39,16 +40,21 @@ def of_equal_shape(x: Array, like: Array, xp: Namespace) -> Array:
         return _dask.of_equal_shape(x, like)
     if xp is _ndonnx.namespace():
         return _ndonnx.of_equal_shape(x, like)
-    # Only equal shapes can be stacked, whatever the library's arithmetic does with others.
-    dtype = xp.result_type(x, like)
-    stacked = xp.stack([xp.astype(x, dtype, copy=False), xp.astype(like, dtype, copy=False)])
-    return xp.astype(stacked[0, ...], x.dtype, copy=False)
+    raise ValueError(
+        f"arrays of {xp.__name__} must have known sizes, got {tuple(x.shape)} and {tuple(like.shape)}: that unknown ones"
+        " are equal could not be checked; compute them first"
+    )
 
 
-def count(x: Array, axes: int, dtype: Any, xp: Namespace) -> Array:
-    """Product of the sizes of the first few axes, as an array of ``dtype``: for sizes that are not known."""
-    if xp in (_mlx.namespace(), _ndonnx.namespace()):
-        return xp.count(x, axes, dtype)
+def size_of_axes(x: Array, axes: int, dtype: Any, xp: Namespace) -> Array | int:
+    """Product of the sizes of the first few axes: a number, or an array of ``dtype`` where some are not known."""
+    if xp is _mlx.namespace():  # whose shapes may be others when a compiled function is called again
+        return _mlx.count(x, axes, dtype)
+    sizes = tuple(x.shape)[:axes]
+    if all_known(sizes):
+        return math.prod(sizes)
+    if xp is _ndonnx.namespace():
+        return _ndonnx.count(x, axes, dtype)
     ones = xp.ones_like(x, dtype=xp.int8)
     others = tuple(range(axes, x.ndim))
     if others:  # not a sum, which is 0 where one of them has no length
