@@ -41,8 +41,8 @@ def of_equal_shape(x: Array, like: Array, xp: Namespace) -> Array:
     if xp is _ndonnx.namespace():
         return _ndonnx.of_equal_shape(x, like)
     raise ValueError(
-        f"arrays of {xp.__name__} must have known sizes, got {tuple(x.shape)} and {tuple(like.shape)}: that unknown ones"
-        " are equal could not be checked; compute them first"
+        f"arrays of {xp.__name__} must have known sizes, got {tuple(x.shape)} and {tuple(like.shape)}: that those"
+        " which are unknown are equal could not be checked; compute them first"
     )
 
 
