@@ -24,11 +24,11 @@ ONEFLOW_PYTHON ?= python3.10
 TORCH_1_10_PYTHON ?= python3.9
 interpreter_of = $(if $(filter oneflow,$(1)),$(ONEFLOW_PYTHON),$(if $(filter torch-1.10,$(1)),$(TORCH_1_10_PYTHON),$(PYTHON)))
 
-.PHONY: help conformance conformance-full report support $(FRAMEWORKS) test test-long examples larger-than-memory docs lint format dist corpus lock clean
+.PHONY: help conformance conformance-full report support support-check $(FRAMEWORKS) test test-long examples larger-than-memory docs lint format dist corpus lock clean
 .DEFAULT_GOAL := help
 
 help:  ## Show these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-19s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "$(FRAMEWORKS): install the framework in an environment of its own, record and judge it"
 
 conformance: $(READY)  ## Hold every implementation against torch.nn.KLDivLoss
@@ -42,6 +42,9 @@ report: $(READY)  ## Judge what is installed and what was recorded, and write th
 
 support: $(READY)  ## Write the table of support in README, from the last `make conformance`
 	$(BIN)/python -m conformance.support README.md
+
+support-check: $(READY)  ## Fail unless the table of support in README is that of the last `make conformance`
+	$(BIN)/python -m conformance.support README.md --check
 
 # Against PyTorch, and against kldiv_xp in the convention of OneFlow and of PyTorch up to 1.12.
 $(FRAMEWORKS): %: build/environments/%/ready $(READY)
