@@ -44,6 +44,8 @@ def main() -> None:
     parser.add_argument("--size", type=float, default=4.0, metavar="GB", help="of both arrays together; default: 4")
     parser.add_argument("--rounds", type=int, default=3, help="how often each way is timed; default: 3")
     options = parser.parse_args()
+    if options.rounds < 1:
+        parser.error("--rounds must be at least 1")
     if options.engine == "cubed" and options.source == "generated":
         parser.error("--engine cubed reads from files")
     blocks = max(math.ceil(options.size * 1e9 / (2 * 4 * ROWS * CLASSES)), 2)
@@ -85,7 +87,7 @@ def exact_loss(blocks: int) -> tuple[float, float]:
 def check(values: list[float], peaks: dict[str, float], blocks: int) -> None:
     """Raise unless the losses are right and the memory is within the limit."""
     exact, tolerance = exact_loss(blocks)
-    print(f"loss {values[0]!r}, exactly {exact!r}: within {tolerance:.1g}" if values else "")
+    print(f"loss {values[0]!r}, exactly {exact!r}: within {tolerance:.1g}")
     for name, peak in peaks.items():
         print(f"peak memory of {name}: {peak / 1e6:.0f} MB")
     assert all(abs(value - exact) <= tolerance for value in values), values
@@ -125,7 +127,8 @@ def with_dask(directory: Path | None, blocks: int, rounds: int) -> tuple[list[fl
             f"1 process, {WORKERS} threads": lambda: loss.compute(scheduler="threads", num_workers=WORKERS),
         }
         times: dict[str, list[float]] = {way: [] for way in ways}
-        for _ in range(rounds):
+        for number in range(1, rounds + 1):
+            print(f"timing, round {number} of {rounds}", flush=True)
             for way, compute in ways.items():
                 started = time.perf_counter()
                 values.append(float(compute()))
