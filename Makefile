@@ -34,7 +34,7 @@ help:  ## Show these targets
 conformance: $(READY)  ## Hold every implementation against torch.nn.KLDivLoss
 	$(BIN)/python -m conformance --write build/conformance.html --write build/conformance.json
 
-conformance-full: $(READY)  ## The same, with torch.compile over every case, too: much longer
+conformance-full: $(READY)  ## The same, with every case where an ordinary run takes a sample: hours
 	$(BIN)/python -m conformance --all --write build/conformance.html --write build/conformance.json
 
 report: $(READY)  ## Judge what is installed and what was recorded, and write the page alone: build/conformance.html
@@ -86,8 +86,8 @@ larger-than-memory: $(READY)  ## The loss of 4 GB in two processes with less tha
 	$(BIN)/python examples/larger_than_memory.py --engine cubed --rounds 1
 
 docs: $(READY)  ## Build the documentation: build/docs/index.html
-	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b dirhtml docs build/docs
-	@echo "the documentation is in build/docs"
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs build/docs
+	@echo "open build/docs/index.html"
 
 lint: $(READY)  ## Check style, format and types
 	$(BIN)/ruff check

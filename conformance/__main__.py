@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for path in options.write:
             _write(run, format_of(path), path, console)
     console.print(f"{summary(run)} in {time.monotonic() - started:.0f} s", highlight=False)
+    console.print(f"{'passes' if run.passes else 'FAILS'}: {run.conclusion}", highlight=False)
     if not run.judged:
         console.print("nothing was judged")
         return 2
@@ -91,16 +92,19 @@ def _judge(parser: argparse.ArgumentParser, options: argparse.Namespace, console
 def _judge_with_progress(question: Question, count: int, processes: int | None, console: Console) -> list[Judgement]:
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bars:
+        done = 0
         tasks = {label: bars.add_task(label, total=count, visible=False) for label in question.labels}
         overall = bars.add_task("all", total=count * len(question.labels))
 
         def advance(label: str, number: int) -> None:
+            nonlocal done
             bars.update(overall, advance=number)
             bars.update(tasks[label], advance=number, visible=True)
             if bars.tasks[tasks[label]].finished:
                 bars.update(tasks[label], visible=False)
+                done += 1
                 if not console.is_terminal:  # where no bar is seen, a line says that something happens
-                    console.print(f"done: {label}", highlight=False, markup=False)
+                    console.print(f"{done} of {len(tasks)} done: {label}", highlight=False, markup=False)
 
         return judge_all(question, processes=processes, progress=advance)
 
@@ -159,7 +163,11 @@ def _parser() -> argparse.ArgumentParser:
         "-g", "--group", action="append", metavar="TEXT", help="only groups with TEXT in their name; repeatable"
     )
     shared.add_argument("--reference", metavar="TEXT", help="what to hold them against instead")
-    shared.add_argument("--all", action="store_true", help="torch.compile for every case, too: much longer")
+    shared.add_argument(
+        "--all",
+        action="store_true",
+        help="no samples of what takes long a case: hours",
+    )
     shared.add_argument("--processes", type=_at_least_one, metavar="N", help="default: one for each core")
     writing = argparse.ArgumentParser(add_help=False)
     writing.add_argument(

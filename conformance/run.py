@@ -1,7 +1,7 @@
 """A run of the suite: every implementation over every case, judged; in two or more processes."""
 
 import platform
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import cache
@@ -52,9 +52,10 @@ class Judgement:
         """How many comparisons got a verdict."""
         return sum(c.verdict == verdict and group in (None, c.group) for c in self.comparisons)
 
-    def count_of(self, quantities: Container[str], verdict: Verdict) -> int:
-        """How many comparisons of some quantities got a verdict."""
-        return sum(c.verdict == verdict and c.quantity in quantities for c in self.comparisons)
+    def count_of(self, quantity: str, verdict: Verdict) -> int:
+        """How many comparisons of a quantity got a verdict, calls to refuse apart."""
+        comparisons = (c for c in self.comparisons if c.group != "refused" and c.quantity == quantity)
+        return sum(c.verdict == verdict for c in comparisons)
 
     @property
     def largest_error(self) -> float:

@@ -16,8 +16,9 @@ from typing import Any
 RUN = Path("build/conformance.json")
 BEGIN, END = "<!-- support: written by `make support` -->", "<!-- end of support -->"
 
-_HEAD = ("`kldiv_xp` on", "version", "loss", "gradients", "lazy", "distributed", "verdict")
+_HEAD = ("`kldiv_xp` on", "version", "loss", "gradients", "refusals", "lazy", "distributed", "verdict")
 _GRADIENTS = ("input", "target")
+_EXPLAINED = ("agrees", "deviates")
 
 Report = Mapping[str, Any]
 
@@ -60,36 +61,38 @@ def table(report: Report) -> str:
 
 
 def _row(name: str, implementations: Sequence[Report]) -> Iterator[str]:
-    support = implementations[0]["support"]
-    judged = implementations[0]["not_run"] is None
-    gradients = _figures(implementations, _GRADIENTS)
+    support, run = implementations[0]["support"], [i for i in implementations if i["not_run"] is None]
+    loss, gradients = _figures(run, ("loss",)), _figures(run, _GRADIENTS)
     yield name
-    yield implementations[0]["version"].rpartition(" ")[2]
-    yield _figures(implementations, ("loss",)) if judged else ""
-    yield f"{support['gradients_by']}: {gradients}" if judged and gradients else ""
+    yield (run or implementations)[0]["version"].rpartition(" ")[2]
+    yield loss
+    yield f"{support['gradients_by']}: {gradients}" if gradients else ""
+    yield _agree_and_deviate(*(sum(i["counts"]["refused"][verdict] for i in run) for verdict in _EXPLAINED))
     yield "yes" if support["lazy"] else ""
     yield support["distributed"]
     yield _verdict(implementations)
 
 
 def _verdict(implementations: Sequence[Report]) -> str:
-    if reason := implementations[0]["not_run"]:
-        return f"*not run*: {reason}"
-    if differing := _total(implementations, ("loss", *_GRADIENTS), "differs"):
+    """What is to be said of all conventions together; whatever is amiss in one of them comes first."""
+    counts = [counts for i in implementations for counts in i["counts"].values()]
+    if differing := sum(count["differs"] for count in counts):
         return f"**{differing:,} differ**"
-    sampled = _total(implementations, ("loss", *_GRADIENTS), "not run") > 0
-    return "agrees, on a sample" if sampled else "agrees"
+    if reasons := [i["not_run"] for i in implementations if i["not_run"] is not None]:
+        return f"*not run*: {reasons[0]}"
+    if not _figures(implementations, ("loss",)):
+        return "*unsupported*"
+    return "agrees, on a sample" if any(count["not run"] for count in counts) else "agrees"
 
 
-def _figures(implementations: Sequence[Report], quantities: Iterable[str]) -> str:
-    """Comparisons that agree and, behind a plus, that deviate as the ledger states."""
-    agrees, deviates = (_total(implementations, quantities, verdict) for verdict in ("agrees", "deviates"))
-    return f"{agrees:,}" + (f" +{deviates:,}" if deviates else "") if agrees + deviates else ""
+def _figures(implementations: Iterable[Report], quantities: Iterable[str]) -> str:
+    counts = [i["quantities"][quantity] for i in implementations for quantity in quantities]
+    return _agree_and_deviate(*(sum(count[verdict] for count in counts) for verdict in _EXPLAINED))
 
 
-def _total(implementations: Iterable[Report], quantities: Iterable[str], verdict: str) -> int:
-    wanted = tuple(quantities)
-    return sum(i["quantities"][quantity][verdict] for i in implementations for quantity in wanted)
+def _agree_and_deviate(agree: int, deviate: int) -> str:
+    """Comparisons that agree and, behind a plus, that deviate as the ledger states; nothing where there are none."""
+    return f"{agree:,}" + (f" +{deviate:,}" if deviate else "") if agree + deviate else ""
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -15,14 +15,16 @@ from conformance.support import BEGIN, END, main, table
 VERDICTS = [Verdict.AGREES, Verdict.AGREES, Verdict.DEVIATES]
 
 
-def judgement(name: str, *verdicts: Verdict, not_run: str | None = None, quantity: str = "loss") -> Judgement:
-    comparisons = tuple(Comparison(f"case/{i}", "random", quantity, verdict) for i, verdict in enumerate(verdicts))
+def judgement(
+    name: str, *verdicts: Verdict, not_run: str | None = None, quantity: str = "loss", group: str = "random"
+) -> Judgement:
+    comparisons = tuple(Comparison(f"case/{i}", group, quantity, verdict) for i, verdict in enumerate(verdicts))
     support = Support(name, "autodiff", lazy=True, distributed="2 processes")
     return Judgement(f"kldiv_xp {name} [torch]", f"{name} 1.2", not_run, comparisons, support=support)
 
 
 def report(*judgements: Judgement) -> Any:
-    return json.loads(render_json(Run(judgements, ("random",), "torch.nn.KLDivLoss", "0" * 64)))
+    return json.loads(render_json(Run(judgements, ("random", "refused"), "torch.nn.KLDivLoss", "0" * 64)))
 
 
 def rows(*judgements: Judgement) -> list[str]:
@@ -31,7 +33,7 @@ def rows(*judgements: Judgement) -> list[str]:
 
 def test_a_row_adds_up_the_conventions_of_a_library() -> None:
     assert rows(judgement("dask", *VERDICTS), judgement("dask", *VERDICTS)) == [
-        "| dask | 1.2 | 4 +2 |  | yes | 2 processes | agrees |"
+        "| dask | 1.2 | 4 +2 |  |  | yes | 2 processes | agrees |"
     ]
 
 
@@ -45,6 +47,8 @@ def test_gradients_say_how_they_were_had() -> None:
         ([Verdict.AGREES], "agrees"),
         ([Verdict.AGREES, Verdict.NOT_RUN], "agrees, on a sample"),
         ([Verdict.AGREES, Verdict.DIFFERS], "**1 differ**"),
+        ([Verdict.UNSUPPORTED], "*unsupported*"),
+        ([], "*unsupported*"),
     ],
 )
 def test_the_verdict_hides_nothing(verdicts: list[Verdict], says: str) -> None:
@@ -53,7 +57,18 @@ def test_the_verdict_hides_nothing(verdicts: list[Verdict], says: str) -> None:
 
 def test_what_was_not_run_has_no_figures_and_a_reason() -> None:
     (row,) = rows(judgement("cupy", not_run="no CUDA device"))
-    assert row.endswith("|  |  | yes | 2 processes | *not run*: no CUDA device |")
+    assert row.endswith("|  |  |  | yes | 2 processes | *not run*: no CUDA device |")
+
+
+def test_what_differs_is_told_even_if_another_convention_was_not_run() -> None:
+    (row,) = rows(judgement("cupy", not_run="no CUDA device"), judgement("cupy", Verdict.DIFFERS))
+    assert row.endswith("| **1 differ** |")
+
+
+def test_a_refusal_is_not_counted_as_a_number() -> None:
+    assert rows(judgement("jax", *VERDICTS, group="refused")) == [
+        "| jax | 1.2 |  |  | 2 +1 | yes | 2 processes | *unsupported* |"
+    ]
 
 
 def test_foreign_implementations_are_left_to_the_report() -> None:

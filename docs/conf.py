@@ -7,7 +7,7 @@ author = "The kldiv_xp authors"
 copyright = author
 version = release = kldiv_xp.__version__
 
-extensions = ["myst_parser", "numpydoc", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.mathjax"]
+extensions = ["myst_parser", "numpydoc", "sphinx.ext.autodoc", "sphinx.ext.autosummary"]
 source_suffix = {".md": "markdown"}
 myst_heading_anchors = 3
 nitpicky = True

@@ -33,9 +33,12 @@ def main() -> None:
         student = (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))).astype(np.float32)
         teacher = rng.dirichlet(np.ones(shape[1]), shape[0]).astype(np.float32)
         (from_file,) = session.run(["loss"], {"student": student, "teacher": teacher})
-        here = loss(student.astype(np.float64), teacher.astype(np.float64))
+        x, p = student.astype(np.float64), teacher.astype(np.float64)
+        here = loss(x, p)
+        # Every term is rounded a few times, in units of its size.
+        rounding = 8 * np.finfo(np.float32).eps * np.sum(p * (np.abs(np.log(p)) + np.abs(x) + 1)) / shape[0]
         print(f"{shape}: onnxruntime {from_file:.7f}, NumPy in float64 {here:.7f}")
-        assert abs(from_file - here) < 1e-5
+        assert abs(from_file - here) <= rounding
     print(f"{path} gives the loss of arrays of any size")
 
 

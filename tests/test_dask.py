@@ -204,3 +204,15 @@ def test_gradients_keep_the_chunks() -> None:
     _, gradient = kl_div_value_and_grad(x, da.ones((4, 6), chunks=(2, 3)), "sum")
     assert gradient.chunks == x.chunks
     np.testing.assert_array_equal(numbers(gradient), -1.0)
+
+
+@pytest.mark.parametrize("masked", ["from_array", "masked_greater"])
+def test_masked_blocks_are_refused_as_masked_arrays_are(masked: str) -> None:
+    values = np.asarray([0.1, 0.9, 0.5, 0.5])
+    y = (
+        da.from_array(np.ma.masked_greater(values, 0.8), chunks=2)
+        if masked == "from_array"
+        else da.ma.masked_greater(da.from_array(values, chunks=2), 0.8)
+    )
+    with pytest.raises(TypeError, match=r"target is a numpy\.ma\..*MaskedArray.*plain numpy\.ndarray"):
+        kl_div(da.zeros(4, chunks=2), y)

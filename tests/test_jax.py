@@ -270,3 +270,9 @@ def test_a_program_is_exported_for_every_shape(loss: KLDivLoss) -> None:
         a, b = x[:rows], y[:rows]
         each = exact.tolerances(numbers(a), numbers(b), jnp, "float32")
         np.testing.assert_allclose(exported.call(a, b), loss(a, b), rtol=0, atol=2 * float(sum(each)))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "batchmean"])
+def test_more_elements_are_averaged_over_than_an_int32_can_count(reduction: Any) -> None:
+    x: Any = jax.ShapeDtypeStruct((2**31, 2**3), jnp.float32)  # type: ignore[no-untyped-call]
+    assert jax.eval_shape(partial(kl_div, reduction=reduction), x, x).shape == ()

@@ -133,14 +133,13 @@ def test_it_is_not_compiled_for_any_shape(loss: KLDivLoss) -> None:
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_a_closed_form_compiled_for_any_shape_divides_by_the_size_that_it_is_given(reduction: Any) -> None:
+def test_nor_is_the_closed_form(reduction: Any) -> None:
+    # Else (1, 4) would be broadcast against (6, 4), and the gradient divided by the size that it was traced with.
     def gradient(x: Array, y: Array) -> Array:
         return kl_div_value_and_grad(x, y, reduction, cotangent=mx.ones_like(x) if reduction == "none" else None)[1]
 
-    compiled = mx.compile(gradient, shapeless=True)
-    for shape in ((3, 4), (5, 8), (2, 6), (7, 4)):
-        x, y = arrays(shape=shape)
-        np.testing.assert_allclose(compiled(x, y), gradient(x, y), rtol=1e-6)
+    with pytest.raises(ValueError, match="cannot infer output shapes"):
+        mx.compile(gradient, shapeless=True)(*arrays())
 
 
 @every_loss
@@ -179,7 +178,8 @@ def test_gradients_are_those_of_the_formula(loss: KLDivLoss, dtype: str) -> None
 def test_a_direction_by_one_argument_alone_is_differentiated_along() -> None:
     x, y = arrays(dtype="float64")
     _, (slope,) = mx.jvp(lambda a: kl_div(a, y, "sum"), [x], [mx.ones_like(x)])
-    np.testing.assert_allclose(float(slope), -numbers(y).sum(), rtol=1e-14)
+    bound = y.size * float(np.finfo(np.float64).eps)  # one rounding for each element that is added
+    np.testing.assert_allclose(float(slope), -numbers(y).sum(), rtol=bound)
 
 
 def first_derivatives(f: Callable[..., Any], x: Array, y: Array) -> Iterator[tuple[str, int, Numbers]]:

@@ -4,6 +4,7 @@ Few of them are installed here. A class that is called like theirs stands in for
 with the name, and not what theirs is.
 """
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,7 @@ def test_an_array_that_does_not_speak_the_standard(module: str, name: str) -> No
             form(other, other)
 
 
-@pytest.mark.parametrize("layout", ["to_sparse", "to_sparse_csr", "to_sparse_csc"])
+@pytest.mark.parametrize("layout", ["to_sparse", "to_sparse_csr", "to_sparse_csc", "to_mkldnn"])
 @pytest.mark.parametrize("position", [0, 1], ids=["input", "target"])
 @pytest.mark.filterwarnings("ignore:Sparse CS. tensor support is in beta state:UserWarning")
 def test_a_sparse_tensor_of_pytorch(position: int, layout: str) -> None:
@@ -70,7 +71,9 @@ def test_a_sparse_tensor_of_pytorch(position: int, layout: str) -> None:
     given = [torch.zeros(2, 3), torch.ones(2, 3)]
     given[position] = getattr(given[position], layout)()
     for form in FORMS:
-        with pytest.raises(TypeError, match=rf"{('input', 'target')[position]} is a sparse tensor.*to_dense\(\)"):
+        with pytest.raises(
+            TypeError, match=rf"{('input', 'target')[position]} is a tensor of layout torch.*to_dense\(\)"
+        ):
             form(*given)
 
 
@@ -86,3 +89,23 @@ def test_a_sparse_array_of_jax() -> None:
     array = sparse.BCOO.fromdense(np.ones((2, 3)))
     with pytest.raises(TypeError, match=r"input must be an array.*got jax.experimental.sparse.bcoo.BCOO"):
         kl_div(array, array)
+
+
+@pytest.mark.parametrize("layout", ["strided", "jagged"])
+def test_a_nested_tensor_of_pytorch(layout: str) -> None:
+    torch = pytest.importorskip("torch")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nested tensors are a prototype
+        rows = [torch.ones(2, 3), torch.ones(4, 3)]
+        nested = torch.nested.nested_tensor(rows, layout=getattr(torch, layout))
+    with pytest.raises(TypeError, match=r"input is a nested tensor.*pass its values\(\)"):
+        kl_div(nested, nested)
+
+
+def test_a_masked_tensor_of_pytorch() -> None:
+    torch = pytest.importorskip("torch")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # masked tensors are a prototype
+        masked = torch.masked.masked_tensor(torch.ones(2), torch.tensor([True, False]))
+    with pytest.raises(TypeError, match=r"input is a masked tensor; pass its get_data\(\)"):
+        kl_div(masked, masked)

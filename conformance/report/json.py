@@ -28,8 +28,7 @@ def render_json(run: Run) -> str:
                 "identical_share": j.identical_share,
                 "counts": {group: {verdict: j.count(verdict, group) for verdict in Verdict} for group in run.groups},
                 "quantities": {
-                    quantity: {verdict: j.count_of((quantity,), verdict) for verdict in Verdict}
-                    for quantity in QUANTITIES
+                    quantity: {verdict: j.count_of(quantity, verdict) for verdict in Verdict} for quantity in QUANTITIES
                 },
                 "comparisons": [_comparison_as_json(c) for c in j.comparisons if c.verdict != Verdict.AGREES],
             }

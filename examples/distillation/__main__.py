@@ -88,6 +88,8 @@ def _train(problem: Problem, bars: Progress) -> dict[str, Run]:
         losses, weights = student.train(problem, bars.track(problem.batches, description=f"student in {name}"))
         accuracy = held_out_accuracy(problem, weights)
         runs[name] = Run(np.asarray(losses), accuracy, time.monotonic() - started)
+        if not bars.console.is_terminal:  # where no bar is seen, a line says that something happens
+            bars.console.print(f"student in {name}: trained")
     return runs
 
 

@@ -6,13 +6,14 @@ from typing import Any
 from array_api_compat import (
     array_namespace,
     is_array_api_obj,
+    is_dask_array,
     is_jax_array,
     is_jax_namespace,
     is_numpy_array,
 )
 from array_api_compat import device as device_of
 
-from kldiv_xp import _jax, _mlx, _ndonnx, _numpy, _torch
+from kldiv_xp import _dask, _jax, _mlx, _ndonnx, _numpy, _torch
 from kldiv_xp._options import type_name
 from kldiv_xp._refused import refuse
 from kldiv_xp._shapes import may_be_equal, of_equal_shape
@@ -68,14 +69,17 @@ def computing_dtype(dtype: DType, xp: Namespace) -> DType:
 
 def _one_library(given: dict[str, Any]) -> tuple[Namespace, dict[str, Array]]:
     for name, x in given.items():
+        if is_numpy_array(x):
+            _numpy.refuse_subclass(name, x)
+            continue
         refuse(name, x)
         if not is_array_api_obj(x):
             raise TypeError(
                 f"{name} must be an array (of NumPy, JAX, PyTorch, CuPy, ...), got {type_name(x)};"
                 " pass the array that it holds, or make one with the asarray function of your array library"
             )
-        if is_numpy_array(x):
-            _numpy.refuse_subclass(name, x)
+        if is_dask_array(x):
+            _dask.refuse_blocks(name, x)
     types = _listed(map(type_name, given.values()))
     jax_arrays = [x for x in given.values() if is_jax_array(x)]
     if jax_arrays:  # JAX takes NumPy arrays beside its own, so they are taken here

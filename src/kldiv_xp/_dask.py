@@ -3,7 +3,15 @@
 import sys
 from typing import Any
 
+from kldiv_xp import _numpy
+
 Array = Any
+
+
+def refuse_blocks(name: str, x: Array) -> None:
+    """Raise for an array in blocks of a subclass of NumPy's arrays, such as masked ones."""
+    if _numpy.is_array(x._meta):
+        _numpy.refuse_subclass(name, x._meta)
 
 
 def of_equal_shape(x: Array, like: Array) -> Array:

@@ -25,10 +25,10 @@ def kl_div(
     *,
     convention: Convention = "oneflow",
 ) -> Array:
-    r"""Kullback-Leibler divergence loss of ``input`` against ``target``.
+    """Kullback-Leibler divergence loss of ``input`` against ``target``.
 
-    The loss of one element is :math:`p (\log p - x)`, with the input :math:`x`, a log-probability, and the
-    target :math:`p`, a probability (or, with ``log_target``, :math:`\log p`). Probabilities need not be normalised.
+    The loss of one element is ``p (log p - x)``, with the input ``x``, a log-probability, and the target ``p``, a
+    probability (or, with ``log_target``, ``log p``). Probabilities need not be normalised.
 
     Parameters
     ----------
@@ -170,10 +170,10 @@ def kl_div_value_and_grad(
     argnums: int | tuple[int, ...] = 0,
     cotangent: Array | float | None = None,
 ) -> tuple[Array, Array | tuple[Array, ...]]:
-    r"""Loss and its gradient in closed form, for libraries without autodiff and to check those that have it.
+    """Loss and its gradient in closed form, for libraries without autodiff and to check those that have it.
 
-    The derivatives of one element's loss are :math:`-p` by the input and :math:`\log p + 1 - x` by the target; with
-    ``log_target`` they are :math:`-p` and :math:`p (\log p + 1 - x)`. Both are 0 where the convention counts the
+    The derivatives of one element's loss are ``-p`` by the input and ``log p + 1 - x`` by the target; with
+    ``log_target`` they are ``-p`` and ``p (log p + 1 - x)``. Both are 0 where the convention counts the
     element as zero.
 
     Parameters

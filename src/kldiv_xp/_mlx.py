@@ -73,15 +73,14 @@ def sum(x: Array, /) -> Array:
     return mx.sum(mx.sum(rows.astype(mx.float64), axis=1)).astype(x.dtype)
 
 
-def count(x: Array, axes: int, dtype: Any) -> Array:
-    """Product of the sizes that the first few axes have when it is computed.
+def of_fixed_shape(x: Array) -> Array:
+    """``x``, of the shape that it has now.
 
-    With ``mx.compile(shapeless=True)`` these need not be the ones that they had when it was traced.
+    With ``mx.compile(shapeless=True)`` shapes would be compared, and sums be divided, when the function is traced, and
+    not be looked at again. Of a function with a derivative of its own MLX cannot infer the shape, so that it refuses.
     """
-    import mlx.core as mx
-
-    ones, _ = mx.broadcast_arrays(mx.array(1), x)
-    return mx.sum(mx.prod(ones, axis=tuple(range(axes, x.ndim)))).astype(dtype)
+    result: Array = _itself()(x)
+    return result
 
 
 @cache
@@ -105,6 +104,16 @@ def _with_closed_form(log_target: bool, convention: Convention) -> Any:
         return first + second[0] if second else first
 
     return elements
+
+
+@cache
+def _itself() -> Any:
+    import mlx.core as mx
+
+    itself = mx.custom_function(lambda x: x)
+    itself.vjp(lambda _x, cotangent, _result: cotangent)  # without it MLX forgets the function
+    itself.jvp(lambda _x, tangent: tangent)
+    return itself
 
 
 @cache

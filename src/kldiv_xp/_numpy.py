@@ -13,6 +13,10 @@ def quiet(xp: Any) -> AbstractContextManager[Any]:
     return errstate
 
 
+def is_array(x: object) -> bool:
+    return isinstance(x, sys.modules["numpy"].ndarray)
+
+
 def refuse_subclass(name: str, x: Any) -> None:
     """Raise for a subclass with semantics of its own, such as a masked array, which array functions would strip."""
     np = sys.modules["numpy"]

@@ -23,8 +23,8 @@ def all_known(sizes: Shape) -> bool:
 
 def may_be_equal(shape: Shape, other: Shape) -> bool:
     """Whether two shapes are equal, as far as they are known."""
-    if all_known(shape) and all_known(other):
-        return shape == other
+    if shape == other:
+        return True
     pairs = zip(shape, other, strict=False)
     return len(shape) == len(other) and all(not all_known(sizes) or sizes[0] == sizes[1] for sizes in pairs)
 
@@ -34,25 +34,26 @@ def of_equal_shape(x: Array, like: Array, xp: Namespace) -> Array:
 
     Without this, a size that is 1 would be broadcast when it is computed, and the loss be a wrong number.
     """
-    if all_known(tuple(x.shape)) and all_known(tuple(like.shape)):
-        return x
+    shape = tuple(x.shape)
+    if all_known(shape) and shape == tuple(like.shape):
+        return _mlx.of_fixed_shape(x) if xp is _mlx.namespace() else x
     if is_dask_namespace(xp):
         return _dask.of_equal_shape(x, like)
     if xp is _ndonnx.namespace():
         return _ndonnx.of_equal_shape(x, like)
     raise ValueError(
-        f"arrays of {xp.__name__} must have known sizes, got {tuple(x.shape)} and {tuple(like.shape)}: that those"
+        f"arrays of {xp.__name__} must have known sizes, got {shape} and {tuple(like.shape)}: that those"
         " which are unknown are equal could not be checked; compute them first"
     )
 
 
-def size_of_axes(x: Array, axes: int, dtype: Any, xp: Namespace) -> Array | int:
+def size_of_axes(x: Array, axes: int, dtype: Any, xp: Namespace) -> Array | float:
     """Product of the sizes of the first few axes: a number, or an array of ``dtype`` where some are not known."""
-    if xp is _mlx.namespace():  # whose shapes may be others when a compiled function is called again
-        return _mlx.count(x, axes, dtype)
     sizes = tuple(x.shape)[:axes]
     if all_known(sizes):
-        return math.prod(sizes)
+        size = math.prod(sizes)
+        # A float, because JAX takes a Python integer for an int32.
+        return float(size) if type(size) is int else size
     if xp is _ndonnx.namespace():
         return _ndonnx.count(x, axes, dtype)
     ones = xp.ones_like(x, dtype=xp.int8)

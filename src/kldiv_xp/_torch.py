@@ -12,9 +12,13 @@ def is_tensor(x: object) -> bool:
 
 
 def refuse_layout(name: str, x: Any) -> None:
-    """Raise for a sparse tensor, of which PyTorch has no comparisons, or takes what is not stored for nothing."""
-    if str(x.layout).startswith("torch.sparse"):
-        raise TypeError(f"{name} is a sparse tensor, of layout {x.layout}; call its method to_dense() first")
+    """Raise for a tensor that lacks comparisons or sizes, or whose meaning would be lost."""
+    if x.is_nested:
+        raise TypeError(f"{name} is a nested tensor, whose sizes differ from row to row; pass its values() instead")
+    if x.layout is not sys.modules["torch"].strided:
+        raise TypeError(f"{name} is a tensor of layout {x.layout}; call its method to_dense() first")
+    if type(x).__name__ == "MaskedTensor":
+        raise TypeError(f"{name} is a masked tensor; pass its get_data(), with targets of 0 for what is masked")
 
 
 def namespace() -> Any:

@@ -1,16 +1,52 @@
 """Which cases an ordinary run takes where each one costs a schedule, a compilation or a message to another process."""
 
+from collections.abc import Iterator
+from functools import cache
 from zlib import crc32
 
-from conformance.record import Case
+from conformance.record import Case, load_corpus
 
 ALWAYS = ("documentation", "refused")
+LARGE = 2000
+"""Elements of a large array."""
 
 
 def left_out_of_sample(case: Case, one_in: int) -> str | None:
     """Reason to leave a case out of a sample of one in so many; ``None`` for one that is taken.
 
-    The documentation's examples, the grids of special values and the calls to refuse are always taken.
+    The documentation's examples, the grids of special values and the calls to refuse are always taken, and so is of
+    each group a case of each kind.
     """
-    taken = case.group in ALWAYS or case.id.startswith("edge/grid/") or crc32(case.id.encode()) % one_in == 0
-    return None if taken else f"a sample: one case in {one_in}; run with --all for every one"
+    taken = (
+        case.group in ALWAYS
+        or case.id.startswith("edge/grid/")
+        or case.id in _one_of_each_kind()
+        or _draw(case) % one_in == 0
+    )
+    return None if taken else f"a sample: one case in {one_in}, and one of each kind; run with --all for every one"
+
+
+@cache
+def _one_of_each_kind() -> frozenset[str]:
+    seen: set[tuple[str, object]] = set()
+    chosen = []
+    for case in sorted(load_corpus().cases, key=_draw):
+        new = {(case.group, kind) for kind in _kinds(case)} - seen
+        if new:
+            chosen.append(case.id)
+            seen |= new
+    return frozenset(chosen)
+
+
+def _kinds(case: Case) -> Iterator[object]:
+    """What a case is an example of, beside its group."""
+    yield case.reduction
+    yield case.log_target
+    yield case.input.dtype
+    if case.input.is_array and case.input.values.size > LARGE:
+        yield "large"
+
+
+def _draw(case: Case) -> int:
+    """Number that says nothing of the case, and is the same in every run."""
+    return crc32(case.id.encode())
