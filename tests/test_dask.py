@@ -216,3 +216,12 @@ def test_masked_blocks_are_refused_as_masked_arrays_are(masked: str) -> None:
     )
     with pytest.raises(TypeError, match=r"target is a numpy\.ma\..*MaskedArray.*plain numpy\.ndarray"):
         kl_div(da.zeros(4, chunks=2), y)
+
+
+def test_blocks_of_another_library_are_computed_by_it() -> None:
+    sparse = pytest.importorskip("sparse")
+    dense_x, dense_y = np.full((4, 6), -2.0), np.eye(4, 6)
+    x, y = (da.from_array(a, chunks=(2, 3)).map_blocks(sparse.COO) for a in (dense_x, dense_y))
+    loss: Any = kl_div(x, y, "none").compute()
+    assert isinstance(loss, sparse.COO)
+    np.testing.assert_array_equal(loss.todense(), kl_div(dense_x, dense_y, "none"))
