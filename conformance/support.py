@@ -38,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.writelines(difflib.unified_diff(here, there, str(path), str(options.run), n=0))
         print(f"the table in {path} is not that of {options.run}: run `make support`")
         return 1
+    else:
+        print(f"the table in {path} is that of {options.run}")
     return 0
 
 

@@ -14,6 +14,7 @@ from conformance.build_corpus import build, save
 from conformance.elements import Elements
 from conformance.implementations import CONVENTIONS, reference, torch
 from conformance.implementations.kldiv_xp import numpy
+from conformance.implementations.kldiv_xp.sample import left_out_of_sample
 from conformance.judge import Comparison, Verdict, judge
 from conformance.ledger import ENTRIES
 from conformance.record import Case, Implementation, Operand, Outcome, as_result
@@ -301,6 +302,22 @@ def test_the_command_exits_with_zero_and_writes_json(tmp_path: Path, capsys: pyt
     assert "0 differ" in printed
     assert "no CUDA device" in printed
     assert '"label": "kldiv_xp numpy [oneflow]"' in report.read_text(encoding="utf-8")
+
+
+KINDS: dict[str, Callable[[Case], object]] = {
+    "reduction": lambda case: case.reduction,
+    "log_target": lambda case: case.log_target,
+    "dtype": lambda case: case.input.dtype,
+    "size": lambda case: case.input.is_array and case.input.values.size > 2000,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sample_has_of_each_group_a_case_of_each_kind(kind: str) -> None:
+    cases = record.load_corpus().cases
+    taken = [case for case in cases if left_out_of_sample(case, one_in=2**40) is None]
+    assert {(c.group, KINDS[kind](c)) for c in taken} == {(c.group, KINDS[kind](c)) for c in cases}
+    assert len(taken) < len(cases) / 10
 
 
 @pytest.mark.parametrize("option", ["-i", "-g"])

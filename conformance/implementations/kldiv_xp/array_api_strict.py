@@ -18,10 +18,6 @@ class KLDivXP(ClosedForm):
     def __init__(self, convention: str) -> None:
         super().__init__("kldiv_xp array-api-strict", "array-api-strict", convention)
 
-    def version(self) -> str:
-        """Version of array-api-strict."""
-        return str(xp.__version__)
-
     def namespace(self) -> Any:
         """Namespace of array-api-strict."""
         return xp

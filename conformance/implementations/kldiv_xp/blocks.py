@@ -1,7 +1,6 @@
 """``kldiv_xp`` on a library whose arrays are lazy, and made of blocks."""
 
 from abc import abstractmethod
-from importlib.util import find_spec
 from typing import Any
 
 from conformance.implementations.kldiv_xp.closed_form import ClosedForm
@@ -13,13 +12,6 @@ class LazyBlocks(ClosedForm):
     """Base of the adapters: all that a case asks for is described first, and computed at once."""
 
     lazy = True
-    needs: tuple[str, ...] = ()
-    """Packages that have to be installed."""
-
-    def not_run(self) -> str | None:
-        """Reason if a package is missing."""
-        missing = [package for package in self.needs if find_spec(package) is None]
-        return f"{' and '.join(missing)} not installed" if missing else None
 
     @abstractmethod
     def computed(self, arrays: list[Any]) -> list[Any]:

@@ -1,6 +1,8 @@
 """``kldiv_xp`` on a library without autodiff: the gradients come from ``kl_div_value_and_grad``."""
 
 from abc import abstractmethod
+from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 from conformance.record import Case, Implementation, Operand, Outcome, Result, UnsupportedError
@@ -11,10 +13,21 @@ class ClosedForm(Implementation):
     """Base of the adapters: they say how an operand becomes an array of the library, and back."""
 
     gradients_by = "closed form"
+    needs: tuple[str, ...] = ()
+    """Packages that have to be installed."""
     missing_dtypes: tuple[str, ...] = ("bfloat16",)
 
     def __init__(self, name: str, library: str, convention: str, *, device: str = "cpu") -> None:
         super().__init__(name, library, convention=convention, device=device)
+
+    def version(self) -> str:
+        """Version of the library's package."""
+        return version(self.library)
+
+    def not_run(self) -> str | None:
+        """Reason if a package is missing."""
+        missing = [package for package in self.needs if find_spec(package) is None]
+        return f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed" if missing else None
 
     @abstractmethod
     def namespace(self) -> Any:

@@ -19,12 +19,6 @@ class KLDivXP(LazyBlocks):
     def __init__(self, convention: str) -> None:
         super().__init__("kldiv_xp cubed", "cubed", convention)
 
-    def version(self) -> str:
-        """Version of Cubed."""
-        import cubed
-
-        return str(cubed.__version__)
-
     def left_out(self, case: Case) -> str | None:
         """Leave out what a sample leaves out: each array is a file."""
         return left_out_of_sample(case, 60)

@@ -23,10 +23,6 @@ class KLDivXP(LazyBlocks):
     def __init__(self, convention: str, name: str = "kldiv_xp dask") -> None:
         super().__init__(name, "dask", convention)
 
-    def version(self) -> str:
-        """Version of Dask."""
-        return str(_untyped("dask").__version__)
-
     def left_out(self, case: Case) -> str | None:
         """Leave out what a sample leaves out: a graph takes milliseconds to schedule."""
         return left_out_of_sample(case, self.one_in)

@@ -1,8 +1,6 @@
 """``kldiv_xp`` on dpnp, NumPy for SYCL devices. On a CPU it needs ``intel-opencl-rt``."""
 
 from collections.abc import Iterator
-from importlib.metadata import version
-from importlib.util import find_spec
 from typing import Any
 
 from conformance.implementations.kldiv_xp.closed_form import ClosedForm
@@ -12,17 +10,15 @@ from conformance.record import Implementation, Result, as_result
 class KLDivXP(ClosedForm):
     """Arrays on the default SYCL device."""
 
+    needs = ("dpnp",)
+
     def __init__(self, convention: str) -> None:
         super().__init__("kldiv_xp dpnp", "dpnp", convention)
 
-    def version(self) -> str:
-        """Version of dpnp."""
-        return version("dpnp")
-
     def not_run(self) -> str | None:
         """Reason if there is no dpnp, or nothing that it could run on."""
-        if not find_spec("dpnp"):
-            return "dpnp is not installed"
+        if reason := super().not_run():
+            return reason
         import dpctl
 
         return None if dpctl.get_devices() else "no SYCL device"

@@ -1,6 +1,5 @@
 """``kldiv_xp`` on ndonnx: on values, and traced with open sizes into ONNX models that onnxruntime runs."""
 
-import importlib.metadata
 from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
@@ -15,18 +14,11 @@ from conformance.record import Case, Implementation, Result, as_result
 class KLDivXP(ClosedForm):
     """Arrays of ndonnx that have values, of which each operation computes others."""
 
+    needs = ("ndonnx",)
     missing_dtypes = ("bfloat16", "complex64", "complex128")
 
     def __init__(self, convention: str) -> None:
         super().__init__("kldiv_xp ndonnx", "ndonnx", convention)
-
-    def version(self) -> str:
-        """Version of ndonnx."""
-        return importlib.metadata.version("ndonnx")
-
-    def not_run(self) -> str | None:
-        """Reason if there is no ndonnx."""
-        return None if find_spec("ndonnx") else "ndonnx is not installed"
 
     def left_out(self, case: Case) -> str | None:
         """Take a sample: each operation is a model of its own, which is built and run."""

@@ -1,8 +1,6 @@
 """``kldiv_xp`` on pydata/sparse, input and target in coordinate format."""
 
 from collections.abc import Iterator
-from importlib.metadata import version
-from importlib.util import find_spec
 from typing import Any
 
 from conformance.implementations.kldiv_xp.closed_form import ClosedForm
@@ -13,16 +11,10 @@ from conformance.record import Case, Implementation, Result, as_result
 class KLDivXP(ClosedForm):
     """Arrays of which the elements other than zero are stored."""
 
+    needs = ("sparse",)
+
     def __init__(self, convention: str) -> None:
         super().__init__("kldiv_xp sparse", "sparse", convention)
-
-    def version(self) -> str:
-        """Version of pydata/sparse."""
-        return version("sparse")
-
-    def not_run(self) -> str | None:
-        """Reason if there is no pydata/sparse."""
-        return None if find_spec("sparse") else "sparse is not installed"
 
     def left_out(self, case: Case) -> str | None:
         """Take a sample: half of the arrays of the corpus have not a zero, and take long."""
