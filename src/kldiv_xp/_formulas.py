@@ -14,28 +14,27 @@ Array = Any
 Namespace = Any
 
 
-def loss_elements(x: Array, y: Array, *, log_target: bool, convention: Convention, xp: Namespace) -> Array:
-    """Loss of each element."""
-    edge = _edge(x, y, log_target, convention, xp)
+def loss_elements(x: Array, y: Array, log_target: bool, convention: Convention, xp: Namespace) -> Array:
+    """Loss of each element, for autodiff to go through."""
+    edge = edge_of(x, y, log_target, convention, xp)
     if edge is None:
-        return _loss_off_edge(x, y, log_target, convention, xp)
+        return loss_off_edge(x, y, log_target, convention, xp)
     x, y = _without_edge(edge, x, y, log_target, xp)
-    return xp.where(edge, 0.0, _loss_off_edge(x, y, log_target, convention, xp))
+    return xp.where(edge, 0.0, loss_off_edge(x, y, log_target, convention, xp))
 
 
-def loss_derivatives(
-    x: Array, y: Array, *, log_target: bool, convention: Convention, xp: Namespace
-) -> tuple[Array, Array]:
-    """Derivatives of each element's loss, by ``x`` and by ``y``."""
-    edge = _edge(x, y, log_target, convention, xp)
+def loss_derivative(
+    x: Array, y: Array, argnum: int, weight: Array | float, log_target: bool, convention: Convention, xp: Namespace
+) -> Array:
+    """Derivative of each element's loss, by ``x`` (0) or by ``y`` (1), times ``weight``."""
+    edge = edge_of(x, y, log_target, convention, xp)
     if edge is None:
-        return _derivatives_off_edge(x, y, log_target, xp)
+        return derivative_off_edge(x, y, argnum, weight, log_target, xp)
     x, y = _without_edge(edge, x, y, log_target, xp)
-    by_x, by_y = _derivatives_off_edge(x, y, log_target, xp)
-    return xp.where(edge, 0.0, by_x), xp.where(edge, 0.0, by_y)
+    return xp.where(edge, 0.0, derivative_off_edge(x, y, argnum, weight, log_target, xp))
 
 
-def _edge(x: Array, y: Array, log_target: bool, convention: Convention, xp: Namespace) -> Array | None:
+def edge_of(x: Array, y: Array, log_target: bool, convention: Convention, xp: Namespace) -> Array | None:
     """Mask of the elements that count as zero; ``None`` if there can be none.
 
     A NaN target is in no mask: comparisons with it are false, so that it goes through the formula and stays NaN.
@@ -59,7 +58,8 @@ def _without_edge(edge: Array, x: Array, y: Array, log_target: bool, xp: Namespa
     return xp.where(edge, 0.0, x), xp.where(edge, 0.0 if log_target else 1.0, y)
 
 
-def _loss_off_edge(x: Array, y: Array, log_target: bool, convention: Convention, xp: Namespace) -> Array:
+def loss_off_edge(x: Array, y: Array, log_target: bool, convention: Convention, xp: Namespace) -> Array:
+    """Loss of each element that is not on the edge; of one that is, NaN or the same zero."""
     if log_target:
         return xp.exp(y) * (y - x)
     if convention == "torch":
@@ -74,8 +74,11 @@ def _y_log_y(y: Array, xp: Namespace) -> Array:
     return y * xp.log(y) if native is None else native(y, y)
 
 
-def _derivatives_off_edge(x: Array, y: Array, log_target: bool, xp: Namespace) -> tuple[Array, Array]:
-    if log_target:
-        p = xp.exp(y)
-        return -p, p * (y - x) + p
-    return -y, xp.log(y) - x + 1.0
+def derivative_off_edge(
+    x: Array, y: Array, argnum: int, weight: Array | float, log_target: bool, xp: Namespace
+) -> Array:
+    """Derivative of each element's loss, by ``x`` (0) or by ``y`` (1), times ``weight``, where it is not on the edge."""
+    p = xp.exp(y) if log_target else y
+    if argnum == 0:
+        return p * -weight
+    return (p * (y - x) + p if log_target else xp.log(y) - x + 1.0) * weight

@@ -1,11 +1,12 @@
 """What is particular to JAX. Imported with the library, so it must not import jax itself."""
 
 import sys
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from kldiv_xp._formulas import loss_derivatives, loss_elements
-from kldiv_xp._options import Convention
+from kldiv_xp._formulas import loss_derivative, loss_elements
+from kldiv_xp._options import Convention, Reduction
 
 Array = Any
 
@@ -17,7 +18,34 @@ def placement(x: Array) -> Any:
     return x.devices() if x.committed else None
 
 
-def differentiable_loss_elements(x: Array, y: Array, *, log_target: bool, convention: Convention) -> Array:
+def is_ordinary_type(kind: type) -> bool:
+    """Whether arrays of this type have their values: tracers have none."""
+    jax = sys.modules.get("jax")
+    return jax is not None and issubclass(kind, jax.Array) and not issubclass(kind, jax.core.Tracer)
+
+
+def is_ordinary(x: Array, y: Any) -> bool:
+    """Whether one computation may take ``x``, which is of an ordinary type, and ``y``."""
+    return type(y) is type(x) and not (x.committed and y.committed and x.devices() != y.devices())
+
+
+def loss(x: Array, y: Array, reduction: Reduction, log_target: bool, convention: Convention) -> Array:
+    """Loss of ordinary arrays, in one dispatch."""
+    return _jitted(reduction, log_target, convention)(x, y)
+
+
+@cache
+def _jitted(reduction: Reduction, log_target: bool, convention: Convention) -> Callable[[Array, Array], Array]:
+    import jax
+
+    from kldiv_xp._loss import plain_loss
+
+    # Whether the arrays fit together is looked at when their shapes and dtypes are seen first.
+    compiled: Callable[[Array, Array], Array] = jax.jit(lambda x, y: plain_loss(x, y, reduction, log_target, convention))
+    return compiled
+
+
+def differentiable_loss_elements(x: Array, y: Array, log_target: bool, convention: Convention) -> Array:
     """Loss of each element, with the closed form as its derivative.
 
     JAX differentiates the logarithm's derivative ``1 / y`` to ``-1 / y**2``, which divides by zero for a float32 target
@@ -33,14 +61,16 @@ def _with_closed_form(log_target: bool, convention: Convention) -> Any:
     import jax.numpy as jnp
     from jax.custom_derivatives import SymbolicZero
 
+    options = (log_target, convention, jnp)
+
     @jax.custom_jvp
     def elements(x: Array, y: Array) -> Array:
-        return loss_elements(x, y, log_target=log_target, convention=convention, xp=jnp)
+        return loss_elements(x, y, *options)
 
     def tangent_of_elements(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-        derivatives = loss_derivatives(*primals, log_target=log_target, convention=convention, xp=jnp)
         # A symbolic zero times an infinite derivative is zero.
-        terms = [d * t for d, t in zip(derivatives, tangents, strict=True) if not isinstance(t, SymbolicZero)]
+        wanted = [argnum for argnum, tangent in enumerate(tangents) if not isinstance(tangent, SymbolicZero)]
+        terms = [loss_derivative(*primals, argnum, tangents[argnum], *options) for argnum in wanted]
         return elements(*primals), sum(terms[1:], start=terms[0])
 
     elements.defjvp(tangent_of_elements, symbolic_zeros=True)

@@ -1,15 +1,15 @@
 """The public loss: a function, the same function as a value, and its gradient in closed form."""
 
 from dataclasses import KW_ONLY, dataclass
-from functools import partial
+from functools import cache, partial
 from numbers import Real
 from typing import Any, TypeVar
 
 from array_api_compat import is_jax_namespace
 
-from kldiv_xp import _jax, _mlx, _torch
+from kldiv_xp import _blocks, _jax, _mlx, _numpy, _torch
 from kldiv_xp._arguments import computing_dtype, of_same_shape, result_dtype, take
-from kldiv_xp._formulas import loss_derivatives, loss_elements
+from kldiv_xp._formulas import loss_derivative, loss_elements
 from kldiv_xp._numpy import quiet
 from kldiv_xp._options import Convention, Reduction, check_options
 from kldiv_xp._shapes import may_be_equal, of_equal_shape, size_of_axes
@@ -102,21 +102,12 @@ def kl_div(
            [ 0.    ,  0.    ,  0.    ]])
     """
     check_options(reduction, log_target, convention)
-    xp, (x, y) = take(input=input, target=target)
-    y = of_same_shape(x, y, xp)
-    dtype = result_dtype(x, y, xp)
-    computing = computing_dtype(dtype, xp)
-    with quiet(xp):
-        elements = _elements_of(xp)(
-            xp.astype(x, computing, copy=False),
-            xp.astype(y, computing, copy=False),
-            log_target=log_target,
-            convention=convention,
-        )
-        reduced = _reduce(elements, reduction, xp)
-        if computing != dtype and _torch.is_tensor(reduced):
-            reduced = _torch.added_up(reduced)
-        loss: Array = xp.astype(reduced, dtype, copy=False)
+    library = None if _torch.is_compiling() else _library_of(type(input))
+    loss: Array = (
+        plain_loss(input, target, reduction, log_target, convention)
+        if library is None or not library.is_ordinary(input, target)
+        else library.loss(input, target, reduction, log_target, convention)
+    )
     return loss
 
 
@@ -215,37 +206,86 @@ def kl_div_value_and_grad(
     """
     check_options(reduction, log_target, convention)
     wanted = _wanted_gradients(argnums)
-    if cotangent is None or isinstance(cotangent, Real):
-        xp, (x, y) = take(input=input, target=target)
-        weight = None if cotangent is None else float(cotangent)
+    library = None if _torch.is_compiling() else _library_of(type(input))
+    arrays = (target,) if cotangent is None or isinstance(cotangent, Real) else (target, cotangent)
+    if library in (_numpy, _torch) and _blocks.can_differentiate(input, arrays, reduction, library):
+        with quiet(library.native()):
+            loss, gradients = _blocks.value_and_grad(
+                input, target, reduction, log_target, convention, wanted, cotangent, library
+            )
     else:
-        xp, (x, y, weight) = take(input=input, target=target, cotangent=cotangent)
-    y = of_same_shape(x, y, xp)
-    _check_cotangent(weight, reduction, tuple(x.shape))
-    loss = kl_div(x, y, reduction, log_target, convention=convention)
-    computing = computing_dtype(result_dtype(x, y, xp), xp)
-    with quiet(xp):
-        derivatives = loss_derivatives(
-            xp.astype(x, computing, copy=False),
-            xp.astype(y, computing, copy=False),
-            log_target=log_target,
-            convention=convention,
-            xp=xp,
-        )
-        if weight is not None and not isinstance(weight, float):
-            weight = xp.astype(weight if reduction != "none" else of_equal_shape(weight, x, xp), computing, copy=False)
-        gradients = [
-            xp.astype(_weighted(derivatives[i], weight, reduction, xp), (x, y)[i].dtype, copy=False) for i in wanted
-        ]
+        loss, gradients = plain_value_and_grad(input, target, reduction, log_target, convention, wanted, cotangent)
     return loss, tuple(gradients) if isinstance(argnums, tuple) else gradients[0]
 
 
-def _elements_of(xp: Any) -> Any:
+def plain_loss(input: Any, target: Any, reduction: Reduction, log_target: bool, convention: Convention) -> Any:
+    """Loss by the array API alone: of arrays of any library, lazy ones and such as are traced."""
+    xp, (x, y) = take(input=input, target=target)
+    return _computed(x, of_same_shape(x, y, xp), reduction, log_target, convention, xp)
+
+
+def plain_value_and_grad(
+    input: Any,
+    target: Any,
+    reduction: Reduction,
+    log_target: bool,
+    convention: Convention,
+    wanted: tuple[int, ...],
+    cotangent: Any,
+) -> tuple[Any, list[Any]]:
+    """Loss and its gradients by the array API alone."""
+    if cotangent is None or isinstance(cotangent, Real):
+        xp, (x, y) = take(input=input, target=target)
+        weight = 1.0 if cotangent is None else float(cotangent)
+    else:
+        xp, (x, y, weight) = take(input=input, target=target, cotangent=cotangent)
+    y = of_same_shape(x, y, xp)
+    _check_cotangent(cotangent, reduction, tuple(x.shape))
+    loss = _computed(x, y, reduction, log_target, convention, xp)
+    computing = computing_dtype(result_dtype(x, y, xp), xp)
+    with quiet(xp):
+        wide = [xp.astype(array, computing, copy=False) for array in (x, y)]
+        if not isinstance(weight, float):
+            weight = xp.astype(weight if reduction != "none" else of_equal_shape(weight, x, xp), computing, copy=False)
+        if 0 not in x.shape:  # there is nothing to weight otherwise
+            weight = _averaged(weight, wide[0], reduction, computing, xp)
+        gradients = []
+        for argnum in wanted:
+            gradient = loss_derivative(*wide, argnum, weight, log_target, convention, xp)
+            gradients.append(xp.astype(gradient, (x, y)[argnum].dtype, copy=False))
+    return loss, gradients
+
+
+def _computed(x: Any, y: Any, reduction: Reduction, log_target: bool, convention: Convention, xp: Any) -> Any:
+    dtype = result_dtype(x, y, xp)
+    computing = computing_dtype(dtype, xp)
+    with quiet(xp):
+        elements = _elements_of(x, xp)(
+            xp.astype(x, computing, copy=False),
+            xp.astype(y, computing, copy=False),
+            log_target,
+            convention,
+        )
+        reduced = _reduce(elements, reduction, xp)
+        if computing != dtype and _torch.is_tensor(reduced):
+            reduced = _torch.added_up(reduced)
+        return xp.astype(reduced, dtype, copy=False)
+
+
+@cache
+def _library_of(kind: type) -> Any:
+    """Module for the library of ordinary arrays of a type; ``None`` if the plain formulas are all that there is."""
+    return next((library for library in (_numpy, _torch, _jax) if library.is_ordinary_type(kind)), None)
+
+
+def _elements_of(x: Any, xp: Any) -> Any:
     """Function for the loss of each element, with a derivative of its own where autodiff finds no good one."""
     if is_jax_namespace(xp):
         return _jax.differentiable_loss_elements
     if xp is _mlx.namespace():
         return _mlx.differentiable_loss_elements
+    if _torch.is_tensor(x):
+        return _torch.differentiable_loss_elements
     return partial(loss_elements, xp=xp)
 
 
@@ -269,17 +309,11 @@ def _check_cotangent(cotangent: Any, reduction: Reduction, shape: tuple[int, ...
         )
 
 
-def _weighted(derivative: Any, weight: Any | None, reduction: Reduction, xp: Any) -> Any:
-    if weight is not None:
-        derivative = derivative * weight
-    return _averaged(derivative, derivative, reduction, xp)
-
-
 def _reduce(elements: Any, reduction: Reduction, xp: Any) -> Any:
-    return elements if reduction == "none" else _averaged(xp.sum(elements), elements, reduction, xp)
+    return elements if reduction == "none" else _averaged(xp.sum(elements), elements, reduction, elements.dtype, xp)
 
 
-def _averaged(values: Any, elements: Any, reduction: Reduction, xp: Any) -> Any:
-    """``values`` divided by the number of the elements or of their rows, as the reduction asks."""
+def _averaged(value: Any, elements: Any, reduction: Reduction, dtype: Any, xp: Any) -> Any:
+    """``value`` divided by the number of the elements or of their rows, as the reduction asks."""
     axes = {"mean": elements.ndim, "batchmean": min(elements.ndim, 1)}.get(reduction, 0)
-    return values / size_of_axes(elements, axes, values.dtype, xp) if axes else values
+    return value / size_of_axes(elements, axes, dtype, xp) if axes else value

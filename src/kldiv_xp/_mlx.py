@@ -7,7 +7,7 @@ import sys
 from functools import cache
 from typing import Any
 
-from kldiv_xp._formulas import loss_derivatives, loss_elements
+from kldiv_xp._formulas import loss_derivative, loss_elements
 from kldiv_xp._options import Convention
 
 Array = Any
@@ -31,7 +31,7 @@ def __getattr__(name: str) -> Any:
     return getattr(sys.modules["mlx.core"], name)
 
 
-def differentiable_loss_elements(x: Array, y: Array, *, log_target: bool, convention: Convention) -> Array:
+def differentiable_loss_elements(x: Array, y: Array, log_target: bool, convention: Convention) -> Array:
     """Loss of each element, with the closed form as its derivative.
 
     As JAX does, MLX differentiates the derivative of the logarithm, ``1 / y``, to a division by ``y**2``, which is
@@ -87,20 +87,23 @@ def of_fixed_shape(x: Array) -> Array:
 def _with_closed_form(log_target: bool, convention: Convention) -> Any:
     import mlx.core as mx
 
-    options = {"log_target": log_target, "convention": convention, "xp": namespace()}
+    options = (log_target, convention, namespace())
 
     @mx.custom_function
     def elements(x: Array, y: Array) -> Array:
-        return loss_elements(x, y, **options)
+        return loss_elements(x, y, *options)
 
     @elements.vjp
     def pullback(primals: tuple[Array, Array], cotangent: Array, _: Array) -> tuple[Array, ...]:
-        return tuple(derivative * cotangent for derivative in loss_derivatives(*primals, **options))
+        return tuple(loss_derivative(*primals, argnum, cotangent, *options) for argnum in (0, 1))
 
     @elements.jvp
     def pushforward(primals: tuple[Array, Array], tangents: tuple[Array | None, Array | None]) -> Array:
-        derivatives = loss_derivatives(*primals, **options)
-        first, *second = [d * t for d, t in zip(derivatives, tangents, strict=True) if t is not None]
+        first, *second = [
+            loss_derivative(*primals, argnum, tangent, *options)
+            for argnum, tangent in enumerate(tangents)
+            if tangent is not None
+        ]
         return first + second[0] if second else first
 
     return elements

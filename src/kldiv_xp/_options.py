@@ -6,10 +6,13 @@ Reduction = Literal["none", "mean", "sum", "batchmean"]
 Convention = Literal["oneflow", "torch", "limit"]
 
 
+_REDUCTIONS, _CONVENTIONS = get_args(Reduction), get_args(Convention)
+
+
 def check_options(reduction: str, log_target: bool, convention: str) -> None:
     """Raise for an option that is not one of the documented choices."""
-    _check_choice("reduction", reduction, get_args(Reduction))
-    _check_choice("convention", convention, get_args(Convention))
+    _check_choice("reduction", reduction, _REDUCTIONS)
+    _check_choice("convention", convention, _CONVENTIONS)
     if not isinstance(log_target, bool):
         raise TypeError(f"log_target must be True or False, got {log_target!r} of type {type_name(log_target)}")
 

@@ -1,7 +1,19 @@
 """What is particular to PyTorch. Imported with the library, so it must not import torch itself."""
 
 import sys
+from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
+
+from kldiv_xp import _blocks
+from kldiv_xp._formulas import loss_elements
+from kldiv_xp._options import Convention, Reduction
+
+Array = Any
+DType = Any
+
+FEW = 2**12
+"""Elements that are evaluated at once, and of float32 in float32: to convert them would take as long again."""
 
 
 def is_tensor(x: object) -> bool:
@@ -29,8 +41,7 @@ def namespace() -> Any:
 
 def result_dtype(input: Any, target: Any) -> Any:
     """Promoted dtype of two tensors; at least float32 under autocast, as for ``torch.nn.functional.kl_div``."""
-    import torch
-
+    torch = sys.modules["torch"]
     # Not torch.result_type, which torch.compile cannot trace with dynamic shapes.
     dtype = torch.promote_types(input.dtype, target.dtype)
     kind = input.device.type
@@ -55,3 +66,144 @@ def added_up(x: Any) -> Any:
     from torch.distributed.tensor import Replicate
 
     return x.redistribute(placements=[Replicate() if p.is_partial() else p for p in placements])
+
+
+def is_compiling() -> bool:
+    """Whether ``torch.compile`` reads this: then it sees the plain formulas, to make its own of them."""
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.compiler.is_compiling()
+
+
+def is_ordinary_type(kind: type) -> bool:
+    """Whether tensors of this type mean nothing but their elements."""
+    torch = sys.modules.get("torch")
+    return torch is not None and kind in (torch.Tensor, torch.nn.Parameter)
+
+
+def is_ordinary(x: Array, y: Any) -> bool:
+    """Whether :mod:`kldiv_xp._blocks` can evaluate the loss of ``x``, which is of an ordinary type, and ``y``.
+
+    They are in memory, of one shape, and no one but autograd's reverse mode watches what is done with them.
+    """
+    dtypes, strided = _dtypes_and_layout()
+    return (
+        (type(y) is type(x) or is_ordinary_type(type(y)))
+        and x.is_cpu
+        and y.is_cpu
+        and x.dtype in dtypes
+        and (y.dtype is x.dtype or y.dtype in dtypes)
+        and x.layout is strided
+        and y.layout is strided
+        and x.shape == y.shape
+        and not is_watched()
+    )
+
+
+@cache
+def _dtypes_and_layout() -> tuple[frozenset[DType], Any]:
+    torch = sys.modules["torch"]
+    return frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64)), torch.strided
+
+
+def is_watched() -> bool:
+    """Whether what is done with tensors is transformed, traced or differentiated in forward mode.
+
+    PyTorch asks itself these questions in ``torch.autograd.function`` and ``torch.autograd.forward_ad``, and has no
+    public names for them.
+    """
+    torch = sys.modules["torch"]
+    inside = torch._C
+    watched: bool = (
+        inside._are_functorch_transforms_active()
+        or inside._len_torch_dispatch_stack() > 0
+        or inside._is_tracing()
+        or torch.autograd.forward_ad._current_level >= 0
+    )
+    return watched
+
+
+def differentiable_loss_elements(x: Array, y: Array, log_target: bool, convention: Convention) -> Array:
+    """Loss of each element, with the closed form as its derivative unless a compiler looks for one of its own."""
+    compiled = is_compiling() or sys.modules["torch"].jit.is_tracing()
+    if compiled or not is_ordinary_type(type(x)) or not (is_watched() or needs_grad(x, y)):
+        return loss_elements(x, y, log_target, convention, namespace())
+    from kldiv_xp._torch_autograd import LossElements
+
+    return LossElements.apply(x, y, log_target, convention)
+
+
+def loss(x: Array, y: Array, reduction: Reduction, log_target: bool, convention: Convention) -> Array:
+    """Loss of ordinary tensors."""
+    if (x.requires_grad or y.requires_grad) and sys.modules["torch"].is_grad_enabled():
+        return _loss_in_blocks()(x, y, (reduction, log_target, convention))
+    return _blocks.loss(x, y, reduction, log_target, convention, sys.modules[__name__])[0]
+
+
+@cache
+def _loss_in_blocks() -> Callable[..., Array]:
+    from kldiv_xp._torch_autograd import LossInBlocks
+
+    apply: Callable[..., Array] = LossInBlocks.apply
+    return apply
+
+
+def needs_grad(*tensors: Array) -> bool:
+    """Whether autograd records what is done with these."""
+    return any([x.requires_grad for x in tensors]) and sys.modules["torch"].is_grad_enabled()
+
+
+def native() -> Any:
+    return sys.modules["torch"]
+
+
+def computing_dtype(dtype: DType) -> DType:
+    torch = sys.modules["torch"]
+    return torch.float64 if dtype is torch.float64 else torch.float32
+
+
+def ready_to_add_few(x: Array, y: Array) -> tuple[Any, Array, DType]:
+    """Namespace, ``y`` in the dtype to add up in, and the dtype of the loss."""
+    torch = sys.modules["torch"]
+    if x.dtype is y.dtype is torch.float32:
+        return torch, y, torch.float32
+    dtype = result_dtype(x, y)
+    return torch, cast(y, computing_dtype(dtype)), dtype
+
+
+def size_of(x: Array) -> int:
+    size: int = x.numel()
+    return size
+
+
+def strides_of(x: Array) -> tuple[int, ...]:
+    strides: tuple[int, ...] = x.stride()
+    return strides
+
+
+def cast(x: Array, dtype: DType) -> Array:
+    return x if x.dtype is dtype else x.to(dtype)
+
+
+def number(value: float, dtype: DType, total: Array | None) -> Array:
+    """0-d tensor, in the place of ``total`` if that may be: making one takes as long as adding up."""
+    if total is not None and total.dtype is dtype:
+        return total.fill_(value)
+    torch = sys.modules["torch"]
+    wide = torch.scalar_tensor(value, dtype=torch.float64, device=_cpu())  # a default device may be another
+    return wide.to(dtype)
+
+
+@cache
+def _cpu() -> Any:
+    return sys.modules["torch"].device("cpu")
+
+
+def block_size() -> int:
+    """Elements of a block: PyTorch divides them among its threads, by at least 32768, and each has a cache of its own."""
+    threads: int = sys.modules["torch"].get_num_threads()
+    return 2**15 * min(max(threads, 2), 8)
+
+
+def each(function: Callable[..., Any], blocks: Iterable[tuple[Array, ...]]) -> list[Any]:
+    """Results of the function for each block."""
+    return [function(*block) for block in blocks]

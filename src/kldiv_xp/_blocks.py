@@ -1,0 +1,172 @@
+"""Losses and gradients of ordinary arrays, evaluated on the CPU in blocks that fit into its cache.
+
+What the formulas need beside the arrays stays in the cache then, and does not grow with the arrays. Few elements are
+one block, and take microseconds: each call of a function counts there.
+"""
+
+import math
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+from kldiv_xp._formulas import derivative_off_edge, edge_of, loss_off_edge
+from kldiv_xp._options import Convention, Reduction
+
+Array = Any
+Library = ModuleType
+"""``_numpy`` or ``_torch``, which say what the two libraries do not write alike."""
+
+
+def loss(
+    x: Array, y: Array, reduction: Reduction, log_target: bool, convention: Convention, library: Library
+) -> tuple[Array, bool]:
+    """Loss, and whether some elements may be on the edge."""
+    size = library.size_of(x)
+    if reduction == "none":
+        return _unreduced(x, y, size, log_target, convention, library)
+    if size <= library.FEW:
+        xp, y, dtype = library.ready_to_add_few(x, y)
+        _, total, value, on_edge = _evaluated(x, y, log_target, convention, xp)
+    else:
+        dtype, total = library.result_dtype(x, y), None
+        value, on_edge = _sum_of_many(x, y, log_target, convention, library)
+    if reduction != "sum":
+        count = counted(x, reduction, size)
+        value = value / count if count else math.nan
+    return library.number(value, dtype, total), on_edge
+
+
+def counted(x: Array, reduction: Reduction, size: int) -> int:
+    """Number of the elements or of their rows, if the reduction divides by them, else 1."""
+    if reduction == "batchmean":
+        return x.shape[0] if x.ndim else 1
+    return size if reduction == "mean" else 1
+
+
+def gradient(
+    x: Array,
+    y: Array,
+    argnum: int,
+    weight: Array | float,
+    on_edge: bool,
+    log_target: bool,
+    convention: Convention,
+    library: Library,
+) -> Array:
+    """Derivatives by one of the arrays times ``weight``, which is a number or one for each element."""
+    xp, of = library.native(), (x, y)[argnum]
+    computing = library.computing_dtype(library.result_dtype(x, y))
+
+    def gradient_of(x: Array, y: Array, weight: Array | float) -> Array:
+        y = library.cast(y, computing)
+        derivative = derivative_off_edge(x, y, argnum, weight, log_target, xp)
+        # By the target there may be some all the same: where a library's own xlogy gives zero.
+        edge = edge_of(x, y, log_target, convention, xp) if on_edge or argnum else None
+        return derivative if edge is None else xp.where(edge, 0.0, derivative)
+
+    if library.size_of(x) <= library.FEW:
+        return library.cast(gradient_of(x, y, weight), of.dtype)
+
+    def write(out: Array, x: Array, y: Array, weight: Array | float = weight) -> None:
+        out[...] = gradient_of(x, y, weight)
+
+    out = xp.empty_like(of)
+    library.each(write, _blocks((out, x, y) if isinstance(weight, float) else (out, x, y, weight), library))
+    return out
+
+
+def can_differentiate(x: Array, others: tuple[Array, ...], reduction: Reduction, library: Library) -> bool:
+    """Whether :func:`value_and_grad` takes these: ``others`` are the target and, if it is an array, the cotangent."""
+    weighted_by_array = len(others) == 2
+    return (
+        weighted_by_array == (reduction == "none")
+        and all(library.is_ordinary(x, other) for other in others)
+        and not library.needs_grad(x, *others)
+    )
+
+
+def value_and_grad(
+    x: Array,
+    y: Array,
+    reduction: Reduction,
+    log_target: bool,
+    convention: Convention,
+    wanted: tuple[int, ...],
+    cotangent: Array | float | None,
+    library: Library,
+) -> tuple[Array, list[Array]]:
+    """Loss, and its gradients by the arrays that are wanted."""
+    value, on_edge = loss(x, y, reduction, log_target, convention, library)
+    weight = cotangent
+    if reduction != "none":
+        weight = (1.0 if cotangent is None else float(cotangent)) / (counted(x, reduction, library.size_of(x)) or 1)
+    return value, [gradient(x, y, argnum, weight, on_edge, log_target, convention, library) for argnum in wanted]
+
+
+def _unreduced(
+    x: Array, y: Array, size: int, log_target: bool, convention: Convention, library: Library
+) -> tuple[Array, bool]:
+    xp, dtype = library.native(), library.result_dtype(x, y)
+    computing = library.computing_dtype(dtype)
+    if size <= library.FEW:
+        elements, _, _, on_edge = _evaluated(x, library.cast(y, computing), log_target, convention, xp)
+        return library.cast(elements, dtype), on_edge
+
+    def write(out: Array, x: Array, y: Array) -> bool:
+        out[...], _, _, on_edge = _evaluated(x, library.cast(y, computing), log_target, convention, xp)
+        return on_edge
+
+    out = xp.empty_like(x, dtype=dtype)
+    return out, any(library.each(write, _blocks((out, x, y), library)))
+
+
+def _sum_of_many(
+    x: Array, y: Array, log_target: bool, convention: Convention, library: Library
+) -> tuple[float, bool]:
+    """Sum of the loss, and whether some elements may be on the edge.
+
+    In float64, as the terms of close distributions cancel, and NumPy's float32 logarithm errs to one side.
+    """
+    xp = library.native()
+
+    def sum_of(x: Array, y: Array) -> tuple[float, bool]:
+        return _evaluated(x, library.cast(y, xp.float64), log_target, convention, xp)[2:]
+
+    values, on_edges = zip(*library.each(sum_of, _blocks((x, y), library)), strict=True)
+    return sum(values), any(on_edges)
+
+
+def _evaluated(
+    x: Array, y: Array, log_target: bool, convention: Convention, xp: Any
+) -> tuple[Array, Array, float, bool]:
+    """Loss of each element, their sum as an array and as a number, and whether some may be on the edge.
+
+    Whatever is on the edge is NaN by the formula, or right: only if the sum is not finite need anyone look for it.
+    """
+    elements = loss_off_edge(x, y, log_target, convention, xp)
+    total = elements.sum()
+    value = total.item()
+    if math.isfinite(value):
+        return elements, total, value, False
+    edge = edge_of(x, y, log_target, convention, xp)
+    if edge is None:
+        return elements, total, value, False
+    elements = xp.where(edge, 0.0, elements)
+    total = elements.sum()
+    return elements, total, total.item(), True
+
+
+def _blocks(arrays: tuple[Array, ...], library: Library) -> Iterator[tuple[Array, ...]]:
+    """Views of the arrays, block by block in the order in which the first of them lies in memory."""
+    first, block_size = arrays[0], library.block_size()
+    size = library.size_of(first)
+    if size <= block_size:
+        yield arrays
+        return
+    strides = library.strides_of(first)
+    axis = max((i for i, n in enumerate(first.shape) if n > 1), key=lambda i: abs(strides[i]))
+    length = first.shape[axis]
+    step = max(1, block_size * length // size)
+    for start in range(0, length, step):
+        part = (*(slice(None),) * axis, slice(start, start + step))
+        yield from _blocks(tuple(array[part] for array in arrays), library)

@@ -1,0 +1,105 @@
+"""The closed form as PyTorch's derivative. Imported when it is needed, because it imports torch.
+
+By autograd, the backward pass would keep what the formula computes on the way, and multiply by ``1 / y``, which is
+infinite for a float32 target below 3e-39.
+"""
+
+from typing import Any
+
+import torch
+
+from kldiv_xp import _blocks, _torch
+from kldiv_xp._formulas import loss_derivative, loss_elements
+from kldiv_xp._options import Convention, Reduction
+
+Options = dict[str, Any]
+
+
+class LossElements(torch.autograd.Function):
+    """Loss of each element, for any mode of autograd and the transforms of ``torch.func``."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: torch.Tensor, y: torch.Tensor, log_target: bool, convention: Convention) -> torch.Tensor:
+        """Loss of each element."""
+        elements: torch.Tensor = loss_elements(x, y, log_target, convention, torch)
+        return elements
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:  # noqa: ARG004
+        """Keep the two tensors, and nothing else."""
+        x, y, ctx.log_target, ctx.convention = inputs
+        ctx.save_for_backward(x, y)
+        ctx.save_for_forward(x, y)
+        ctx.set_materialize_grads(False)  # a tangent that is missing is no array of zeros: zero times infinity is NaN
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Any) -> tuple[torch.Tensor | None, ...]:
+        """Gradients, which can be differentiated again."""
+        return *_derivatives(ctx, ctx.needs_input_grad[:2], (*cotangents, *cotangents)), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        """Tangent of the loss."""
+        terms = [term for term in _derivatives(ctx, (True, True), tangents) if term is not None]
+        return sum(terms[1:], start=terms[0])
+
+
+class LossInBlocks(torch.autograd.Function):
+    """Loss of tensors for which ``_torch.is_ordinary`` holds.
+
+    It has no ``setup_context``, with which a call takes half as long again.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, y: torch.Tensor, options: tuple[Reduction, bool, Convention]
+    ) -> torch.Tensor:
+        """Loss, reduced."""
+        ctx.save_for_backward(x, y)
+        ctx.options = options
+        loss, ctx.on_edge = _blocks.loss(x, y, *options, _torch)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Any) -> tuple[torch.Tensor | None, ...]:
+        """Gradients: in blocks, unless they are to be differentiated or mapped."""
+        (weight,) = cotangents
+        x, y = ctx.saved_tensors
+        reduction, log_target, convention = ctx.options
+        count = _blocks.counted(x, reduction, x.numel()) or 1
+        if torch.is_grad_enabled() or _is_mapped(weight):
+            computing = _torch.computing_dtype(_torch.result_dtype(x, y))
+            wide, weight = (x.to(computing), y.to(computing)), weight / count
+
+            def gradient(argnum: int) -> torch.Tensor:
+                derivative: torch.Tensor = loss_derivative(*wide, argnum, weight, log_target, convention, torch)
+                return derivative.to((x, y)[argnum].dtype)
+        else:
+            if reduction != "none":
+                weight = weight.item() / count
+
+            def gradient(argnum: int) -> torch.Tensor:
+                return _blocks.gradient(x, y, argnum, weight, ctx.on_edge, log_target, convention, _torch)
+
+        by_x, by_y, _ = ctx.needs_input_grad
+        return gradient(0) if by_x else None, gradient(1) if by_y else None, None
+
+
+def _is_mapped(x: torch.Tensor) -> bool:
+    # The two of torch.autograd.grad(..., is_grads_batched=True) and of torch.func; neither is active here by then.
+    functorch = torch._C._functorch
+    return functorch.is_legacy_batchedtensor(x) or functorch.is_functorch_wrapped_tensor(x)
+
+
+def _derivatives(
+    ctx: Any, needed: tuple[bool, ...], weights: tuple[torch.Tensor | None, ...]
+) -> list[torch.Tensor | None]:
+    x, y = ctx.saved_tensors
+    return [
+        None
+        if weights[argnum] is None or not needed[argnum]
+        else loss_derivative(x, y, argnum, weights[argnum], ctx.log_target, ctx.convention, torch)
+        for argnum in (0, 1)
+    ]
