@@ -56,10 +56,10 @@ def implementations() -> Iterator[Implementation]:
     yield Implementation("kldiv_xp on Dask", dask, NUMPY, _dask)
     yield Implementation("kldiv_xp on MLX", mlx, ("bfloat16", "float16", "float32"), _mlx)
     yield Implementation("kldiv_xp on array-api-strict", ("array_api_strict",), ("float32", "float64"), _strict)
-    yield Implementation("optax.losses.kl_divergence", optax, ALL, partial(_jax, _optax))
-    yield Implementation("optax.losses.kl_divergence, jitted", optax, ALL, partial(_jax, _optax, jitted=True))
+    yield Implementation("Optax kl_divergence", optax, ALL, partial(_jax, _optax))
+    yield Implementation("Optax kl_divergence, jitted", optax, ALL, partial(_jax, _optax, jitted=True))
     yield Implementation("NumPy by hand", ("numpy",), NUMPY, partial(_numpy, _by_hand))
-    yield Implementation("scipy.special.rel_entr", ("scipy", "numpy"), NUMPY, partial(_numpy, _scipy))
+    yield Implementation("SciPy rel_entr", ("scipy", "numpy"), NUMPY, partial(_numpy, _scipy))
 
 
 def _ours(x: Any, y: Any, log_target: bool) -> Any:
@@ -104,7 +104,7 @@ def _torch(
 
     bound: Callable[..., Any] = partial(function, log_target=log_target)
     if compiled:
-        torch.compiler.reset()  # it compiles a function a few times only, and then runs it as it is
+        torch.compiler.config.recompile_limit = 64  # by default a function is compiled for eight kinds of tensors
         bound = torch.compile(bound, fullgraph=True)
 
     def loss(x: Any, y: Any) -> float:

@@ -34,110 +34,104 @@ class Setting:
 
 @dataclass(frozen=True)
 class Row:
-    """Relative errors of an implementation in a setting, one for each draw."""
+    """Losses by an implementation in a setting, one for each draw."""
 
     setting: Setting
     implementation: str
-    errors: Sequence[float]
+    losses: Sequence[float]
+    exact: Sequence[float]
     reference: Sequence[float]
-    """Those of PyTorch on the same draws; none if it was not measured."""
+    """PyTorch's losses of the same draws; none if it was not measured."""
 
     @property
     def ours(self) -> bool:
-        """Whether it is ``kldiv_xp`` that erred."""
+        """Whether the losses are by ``kldiv_xp``."""
         return self.implementation.startswith(OURS)
 
     @property
-    def rms(self) -> float:
-        """Root mean square of the errors."""
-        return root_mean_square(self.errors)
+    def error(self) -> float:
+        """Root mean square of the errors, over that of the exact losses.
 
-    @property
-    def median(self) -> float:
-        """Median of the sizes of the errors."""
-        return median(map(abs, self.errors))
-
-    @property
-    def largest(self) -> float:
-        """Size of the largest error; NaN if one is."""
-        return float(np.max(np.abs(self.errors)))
-
-    @property
-    def reference_rms(self) -> float:
-        """Root mean square of PyTorch's errors; NaN if there are none."""
-        return root_mean_square(self.reference)
+        Not that of each draw's relative error: where the terms cancel a loss may be next to nothing by chance, and
+        that draw alone would decide.
+        """
+        return _share(_rms_error(self.losses, self.exact), _rms(self.exact))
 
     @property
     def ratio(self) -> float:
-        """Root mean square of the errors over that of PyTorch's."""
-        if self.rms == self.reference_rms:  # both may be zero, or infinite
-            return 1.0
-        return self.rms / self.reference_rms if self.reference_rms else math.inf
+        """Root mean square of the errors, over that of PyTorch's; NaN if there are none of PyTorch."""
+        if not self.reference:
+            return math.nan
+        ours, theirs = (_rms_error(losses, self.exact) for losses in (self.losses, self.reference))
+        return 1.0 if ours == theirs else _share(ours, theirs)
+
+    @property
+    def median(self) -> float:
+        """Median of the relative errors of the draws, without their signs."""
+        return median(map(abs, self.relative_errors))
+
+    @property
+    def largest(self) -> float:
+        """Largest relative error of a draw; NaN if one is."""
+        return float(np.max(np.abs(self.relative_errors)))
+
+    @property
+    def relative_errors(self) -> list[float]:
+        """Relative errors of the draws."""
+        return [_share(loss - exact, abs(exact)) for loss, exact in zip(self.losses, self.exact, strict=True)]
 
 
 @dataclass
 class Results:
-    """All errors, and what could not be measured."""
+    """All losses, and what could not be measured."""
 
     draws: Mapping[int, int]
     """How many pairs of distributions of each size."""
-    errors: dict[Setting, dict[str, list[float]]] = field(default_factory=dict)
+    losses: dict[Setting, dict[str, list[float]]] = field(default_factory=dict)
     """By implementation, one for each draw."""
+    exact: dict[Setting, list[float]] = field(default_factory=dict)
     not_run: dict[tuple[str, str], str] = field(default_factory=dict)
     """Reasons, by implementation and what was to be measured."""
 
     def rows(self) -> list[Row]:
         """A row for each implementation in each setting."""
-        return [
-            Row(setting, implementation, its, errors.get(PYTORCH, []))
-            for setting, errors in self.errors.items()
-            for implementation, its in errors.items()
-        ]
+        rows = []
+        for setting, exact in self.exact.items():
+            whole = {name: losses for name, losses in self.losses[setting].items() if len(losses) == len(exact)}
+            rows += [Row(setting, name, losses, exact, whole.get(PYTORCH, [])) for name, losses in whole.items()]
+        return rows
 
     def ours(self) -> list[Row]:
         """Those rows of ``kldiv_xp`` that can be held against PyTorch's."""
         return [row for row in self.rows() if row.ours and row.reference]
 
     def worse(self) -> list[Row]:
-        """Ours where the error is more than twice PyTorch's, or is NaN where PyTorch's is not; the worst first."""
-        rows = [row for row in self.ours() if row.ratio > 2 or math.isnan(row.rms) > math.isnan(row.reference_rms)]
-        return sorted(rows, key=lambda row: -row.ratio)
+        """Ours where the error is more than twice PyTorch's; the worst first."""
+        return sorted((row for row in self.ours() if row.ratio > 2), key=lambda row: -row.ratio)
 
     def better(self) -> list[Row]:
-        """Ours where the error is less than PyTorch's, or is a number where PyTorch's is not."""
-        return [row for row in self.ours() if row.ratio < 1 or math.isnan(row.rms) < math.isnan(row.reference_rms)]
+        """Ours where the error is less than PyTorch's."""
+        return [row for row in self.ours() if row.ratio < 1]
 
 
 def measure(results: Results, subjects: Mapping[Subject, int], progress: Callable[[int, str], None]) -> None:
-    """Fill in the errors in every subject, each up to its largest size.
+    """Fill in the losses of every subject, each up to its largest size.
 
     ``progress`` is told how many elements were done since it was last told, and what begins.
     """
+    prepared = {subject: _prepared(subject, results) for subject in subjects}
     done = 0
     for elements, draws in results.draws.items():
-        losses = {s: _prepared(s, results) for s, largest in subjects.items() if elements <= largest}
         for seed in range(draws):
             for difference, log_x, log_y in distributions(elements, seed):
                 progress(done, f"{elements:,} elements, draw {seed + 1} of {draws}")
                 done = elements
-                for subject, of_subject in losses.items():
-                    x = rounded(log_x, subject.dtype)
-                    y = rounded(log_y if subject.log_target else np.exp(log_y), subject.dtype)
-                    _measure_draw(Setting(subject, elements, difference), of_subject, x, y, results)
-    progress(done, "")
-
-
-def relative_error(value: float, exact: float) -> float:
-    """Relative error of a loss, with its sign; of a loss that is exactly zero, zero or infinity."""
-    error = value - exact
-    if error == 0:
-        return 0.0
-    return error / abs(exact) if exact else error * math.inf
-
-
-def root_mean_square(errors: Sequence[float]) -> float:
-    """Root of the mean of the squares; NaN of no errors."""
-    return math.sqrt(sum(error * error for error in errors) / len(errors)) if errors else math.nan
+                for subject, losses in prepared.items():
+                    if elements <= subjects[subject]:
+                        x = rounded(log_x, subject.dtype)
+                        y = rounded(log_y if subject.log_target else np.exp(log_y), subject.dtype)
+                        _measure_draw(Setting(subject, elements, difference), losses, x, y, results)
+    progress(done, "done")
 
 
 def _prepared(subject: Subject, results: Results) -> dict[str, Loss]:
@@ -153,15 +147,30 @@ def _prepared(subject: Subject, results: Results) -> dict[str, Loss]:
 
 
 def _measure_draw(setting: Setting, losses: dict[str, Loss], x: Rounded, y: Rounded, results: Results) -> None:
-    exact = exact_loss(x, y, log_target=setting.subject.log_target)
-    of_setting = results.errors.setdefault(setting, {})
+    """Note the loss by each implementation; one that fails is measured no more."""
+    results.exact.setdefault(setting, []).append(exact_loss(x, y, log_target=setting.subject.log_target))
+    noted = results.losses.setdefault(setting, {})
     for name, loss in list(losses.items()):
         try:
-            value = loss(x, y)
+            noted.setdefault(name, []).append(loss(x, y))
         except Exception as error:  # whatever it is, the others are measured
-            del losses[name]
-            of_setting.pop(name, None)
-            what = f"{setting.subject}, {setting.elements:,} elements"
+            del losses[name], noted[name]
+            what = f"{setting.subject}, from {setting.elements:,} elements on"
             results.not_run[name, what] = f"{type(error).__name__}: {error}".splitlines()[0]
-        else:
-            of_setting.setdefault(name, []).append(relative_error(value, exact))
+
+
+def _rms_error(losses: Sequence[float], exact: Sequence[float]) -> float:
+    """Root mean square of the errors; infinite if a loss is not a number."""
+    error = _rms([loss - value for loss, value in zip(losses, exact, strict=True)])
+    return math.inf if math.isnan(error) else error
+
+
+def _rms(values: Sequence[float]) -> float:
+    return math.sqrt(sum(value * value for value in values) / len(values))
+
+
+def _share(error: float, of: float) -> float:
+    """``error / of``; no error is none of anything, and any error of nothing is infinite."""
+    if error == 0:
+        return 0.0
+    return error / of if of else error * math.inf

@@ -25,10 +25,10 @@ STYLES = {
     "kldiv_xp on Dask": (SKY, "D", "-"),
     "kldiv_xp on MLX": (PINK, "v", "-"),
     "kldiv_xp on array-api-strict": (GREY, "P", "-"),
-    "optax.losses.kl_divergence": (GREEN, "o", ":"),
-    "optax.losses.kl_divergence, jitted": (GREEN, "s", ":"),
+    "Optax kl_divergence": (GREEN, "o", ":"),
+    "Optax kl_divergence, jitted": (GREEN, "s", ":"),
     "NumPy by hand": (BLUE, "x", ":"),
-    "scipy.special.rel_entr": (ORANGE, "x", ":"),
+    "SciPy rel_entr": (ORANGE, "x", ":"),
 }
 """Colour, by library; marker; and line: ours solid, peers dotted."""
 
@@ -44,7 +44,7 @@ def draw_plot(results: Results, path: Path) -> None:
         figure = Figure(figsize=(3.4 * len(sizes) + 1, 2.7 * len(subjects) + 1.8), layout="constrained")
         panels: Any = figure.subplots(len(subjects), len(sizes), sharex=True, sharey="row", squeeze=False)
         for line, subject in zip(panels, subjects, strict=True):
-            line[0].set_ylabel(f"{subject}\nrelative error, rms")
+            line[0].set_ylabel(f"{subject}\nrelative error")
             for axes, size in zip(line, sizes, strict=True):
                 here = [row for row in rows if row.setting.subject == subject and row.setting.elements == size]
                 if here:
@@ -65,7 +65,7 @@ def _draw_panel(axes: Any, rows: Sequence[Row]) -> None:
     axes.set_xticks(range(len(DIFFERENCES)), DIFFERENCES)
     axes.grid(alpha=0.3)
     for name, (color, marker, line) in STYLES.items():
-        errors = {row.setting.difference: row.rms for row in rows if row.implementation == name}
+        errors = {row.setting.difference: row.error for row in rows if row.implementation == name}
         values = [_drawable(errors.get(difference, math.nan)) for difference in DIFFERENCES]
         if name == PYTORCH:
             twice = [2 * value for value in values]

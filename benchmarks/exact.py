@@ -1,8 +1,8 @@
-"""The exact loss of the inputs as given, in twice the precision of float64, for millions of elements.
+"""The exact loss of the inputs as given, for ten million elements in a second.
 
-Of close distributions the terms ``p (log p - x)`` cancel, so that float64 is not enough to judge float64 by, and the error
-of its own logarithm is all that is left of a sum of float32. Here the logarithm has an absolute error of about 2**-76, and
-products and sums lose nothing that matters beside it. Only float64 is used, for not every machine has a longer type.
+Of close distributions the terms ``p (log p - x)`` cancel, so that the rounding of a float64 logarithm may be much
+of what is left. Here the logarithm has an absolute error of about 2**-76, and products and sums lose nothing beside it.
+Only float64 is used, for not every machine has a longer type.
 """
 
 import math
