@@ -23,7 +23,7 @@ from benchmarks.accuracy_measure import Results, Subject, measure
 from benchmarks.accuracy_plot import draw_plot
 from benchmarks.accuracy_report import print_table, to_json
 
-DRAWS = {10**3: 50, 10**4: 50, 10**5: 20, 10**6: 8, 10**7: 4}
+DRAWS = {10**3: 50, 10**4: 50, 10**5: 20, 10**6: 8, 10**7: 3}
 QUICK_DRAWS = {10**3: 8, 10**4: 8, 10**5: 4}
 """Sizes, and how many pairs of distributions are drawn of each."""
 SUBJECTS = {

@@ -58,6 +58,7 @@ def implementations() -> Iterator[Implementation]:
     yield Implementation("kldiv_xp on array-api-strict", ("array_api_strict",), ("float32", "float64"), _strict)
     yield Implementation("Optax kl_divergence", optax, ALL, partial(_jax, _optax))
     yield Implementation("Optax kl_divergence, jitted", optax, ALL, partial(_jax, _optax, jitted=True))
+    yield Implementation("jax.numpy by hand, jitted", jax, ALL, partial(_jax, _by_hand_in_jax, jitted=True))
     yield Implementation("NumPy by hand", ("numpy",), NUMPY, partial(_numpy, _by_hand))
     yield Implementation("SciPy rel_entr", ("scipy", "numpy"), NUMPY, partial(_numpy, _scipy))
 
@@ -81,6 +82,12 @@ def _optax(x: Any, y: Any, log_target: bool) -> Any:
 
 def _by_hand(x: Any, y: Any, log_target: bool) -> Any:
     return (np.exp(y) * (y - x) if log_target else y * (np.log(y) - x)).sum() / len(x)
+
+
+def _by_hand_in_jax(x: Any, y: Any, log_target: bool) -> Any:
+    import jax.numpy as jnp
+
+    return (jnp.exp(y) * (y - x) if log_target else y * (jnp.log(y) - x)).sum() / len(x)
 
 
 def _scipy(x: Any, y: Any, log_target: bool) -> Any:

@@ -27,6 +27,7 @@ STYLES = {
     "kldiv_xp on array-api-strict": (GREY, "P", "-"),
     "Optax kl_divergence": (GREEN, "o", ":"),
     "Optax kl_divergence, jitted": (GREEN, "s", ":"),
+    "jax.numpy by hand, jitted": (GREEN, "x", ":"),
     "NumPy by hand": (BLUE, "x", ":"),
     "SciPy rel_entr": (ORANGE, "x", ":"),
 }
