@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,7 +24,7 @@ from benchmarks.accuracy_measure import Results, Subject, measure
 from benchmarks.accuracy_plot import draw_plot
 from benchmarks.accuracy_report import print_table, to_json
 
-DRAWS = {10**3: 50, 10**4: 50, 10**5: 20, 10**6: 8, 10**7: 3}
+DRAWS = {10**3: 30, 10**4: 30, 10**5: 20, 10**6: 8, 10**7: 3}
 QUICK_DRAWS = {10**3: 8, 10**4: 8, 10**5: 4}
 """Sizes, and how many pairs of distributions are drawn of each."""
 SUBJECTS = {
@@ -49,9 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results = Results(QUICK_DRAWS if options.quick else DRAWS)
     _measure_with_progress(results, QUICK_SUBJECTS if options.quick else SUBJECTS, Console(stderr=True))
     console = Console(width=None if sys.stdout.isatty() else 140)
+    environment = _environment()
     print_table(results, console)
-    options.json.write_text(to_json(results, _environment()), encoding="utf-8")
+    options.json.write_text(to_json(results, environment), encoding="utf-8")
     draw_plot(results, options.plot)
+    console.print(", ".join(f"{name} {value}" for name, value in environment.items()), highlight=False)
     console.print(f"{options.json} and {options.plot}, in {time.monotonic() - started:.0f} s", highlight=False)
     return 0
 
@@ -76,13 +79,17 @@ def _measure_with_progress(results: Results, subjects: Mapping[Subject, int], co
 
 def _environment() -> dict[str, Any]:
     """When and with what it was measured."""
+    threads = sys.modules["torch"].get_num_threads() if "torch" in sys.modules else None
     versions = {}
     for package in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
-    return {"date": datetime.now(UTC).isoformat(timespec="seconds"), "cores": os.cpu_count(), "versions": versions}
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cores": os.cpu_count(),
+        "threads of PyTorch": threads,
+        **versions,
+    }
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -91,8 +98,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Relative error of the loss against its exact value, beside the errors of the peers.",
     )
     parser.add_argument("--quick", action="store_true", help="up to 100,000 elements, with fewer draws: half a minute")
-    parser.add_argument("--json", type=Path, default=Path("build/benchmarks/accuracy.json"), metavar="PATH")
-    parser.add_argument("--plot", type=Path, default=Path("build/benchmarks/accuracy.svg"), metavar="PATH")
+    for name, kind in (("--json", "json"), ("--plot", "svg")):
+        path = f"build/benchmarks/accuracy.{kind}"
+        parser.add_argument(name, type=Path, default=Path(path), metavar="PATH", help=f"default: {path}")
     return parser
 
 

@@ -140,8 +140,11 @@ def _prepared(subject: Subject, results: Results) -> dict[str, Loss]:
     for implementation in implementations():
         reason = implementation.not_run(subject.dtype)
         if reason is None:
-            losses[implementation.name] = implementation.prepare(subject.dtype, subject.log_target)
-        else:
+            try:
+                losses[implementation.name] = implementation.prepare(subject.dtype, subject.log_target)
+            except Exception as error:  # it is installed, and cannot be imported here
+                reason = _in_a_line(error)
+        if reason is not None:
             results.not_run[implementation.name, str(subject)] = reason
     return losses
 
@@ -156,7 +159,11 @@ def _measure_draw(setting: Setting, losses: dict[str, Loss], x: Rounded, y: Roun
         except Exception as error:  # whatever it is, the others are measured
             del losses[name], noted[name]
             what = f"{setting.subject}, from {setting.elements:,} elements on"
-            results.not_run[name, what] = f"{type(error).__name__}: {error}".splitlines()[0]
+            results.not_run[name, what] = _in_a_line(error)
+
+
+def _in_a_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _rms_error(losses: Sequence[float], exact: Sequence[float]) -> float:
