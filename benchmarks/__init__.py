@@ -1,0 +1,1 @@
+"""Side-by-side measurements of the loss against its peers."""
