@@ -25,11 +25,14 @@ def loss(
     if reduction == "none":
         return _unreduced(x, y, size, log_target, convention, library)
     if size <= library.FEW:
-        xp, y, dtype = library.ready_to_add_few(x, y)
-        _, total, value, on_edge = _evaluated(x, y, log_target, convention, xp)
+        xp, wide, dtype = library.ready_to_add_few(x, y)
+        _, total, value, on_edge = _evaluated(x, wide, log_target, convention, xp)
     else:
         dtype, total = library.result_dtype(x, y), None
-        value, on_edge = _sum_of_many(x, y, log_target, convention, library)
+        value, on_edge = _added_up(x, y, library.native().float64, log_target, convention, library)
+    if not math.isfinite(value):  # what overflows is that of the elements in their own dtype
+        computing, total = library.computing_dtype(dtype), None
+        value, on_edge = _added_up(x, y, computing, log_target, convention, library)
     if reduction != "sum":
         count = counted(x, reduction, size)
         value = value / count if count else math.nan
@@ -120,17 +123,14 @@ def _unreduced(
     return out, any(library.each(write, _blocks((out, x, y), library)))
 
 
-def _sum_of_many(
-    x: Array, y: Array, log_target: bool, convention: Convention, library: Library
+def _added_up(
+    x: Array, y: Array, dtype: Any, log_target: bool, convention: Convention, library: Library
 ) -> tuple[float, bool]:
-    """Sum of the loss, and whether some elements may be on the edge.
-
-    In float64, as the terms of close distributions cancel, and NumPy's float32 logarithm errs to one side.
-    """
+    """Sum of the loss, of which each block is computed in ``dtype``, and whether some elements may be on the edge."""
     xp = library.native()
 
     def sum_of(x: Array, y: Array) -> tuple[float, bool]:
-        return _evaluated(x, library.cast(y, xp.float64), log_target, convention, xp)[2:]
+        return _evaluated(x, library.cast(y, dtype), log_target, convention, xp)[2:]
 
     values, on_edges = zip(*library.each(sum_of, _blocks((x, y), library)), strict=True)
     return sum(values), any(on_edges)

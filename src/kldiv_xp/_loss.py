@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from array_api_compat import is_jax_namespace
 
 from kldiv_xp import _blocks, _jax, _mlx, _numpy, _torch
-from kldiv_xp._arguments import computing_dtype, of_same_shape, result_dtype, take
+from kldiv_xp._arguments import adding_dtype, computing_dtype, of_same_shape, result_dtype, take
 from kldiv_xp._formulas import loss_derivative, loss_elements
 from kldiv_xp._numpy import quiet
 from kldiv_xp._options import Convention, Reduction, check_options
@@ -102,7 +102,7 @@ def kl_div(
            [ 0.    ,  0.    ,  0.    ]])
     """
     check_options(reduction, log_target, convention)
-    library = None if _torch.is_compiling() else _library_of(type(input))
+    library = None if _torch.is_compiling(input) else _library_of(type(input))
     loss: Array = (
         plain_loss(input, target, reduction, log_target, convention)
         if library is None or not library.is_ordinary(input, target)
@@ -206,7 +206,7 @@ def kl_div_value_and_grad(
     """
     check_options(reduction, log_target, convention)
     wanted = _wanted_gradients(argnums)
-    library = None if _torch.is_compiling() else _library_of(type(input))
+    library = None if _torch.is_compiling(input) else _library_of(type(input))
     arrays = (target,) if cotangent is None or isinstance(cotangent, Real) else (target, cotangent)
     if library in (_numpy, _torch) and _blocks.can_differentiate(input, arrays, reduction, library):
         with quiet(library.native()):
@@ -258,18 +258,16 @@ def plain_value_and_grad(
 
 def _computed(x: Any, y: Any, reduction: Reduction, log_target: bool, convention: Convention, xp: Any) -> Any:
     dtype = result_dtype(x, y, xp)
-    computing = computing_dtype(dtype, xp)
+    computing = computing_dtype(dtype, xp) if reduction == "none" else adding_dtype(dtype, xp)
     with quiet(xp):
-        elements = _elements_of(x, xp)(
-            xp.astype(x, computing, copy=False),
-            xp.astype(y, computing, copy=False),
-            log_target,
-            convention,
-        )
-        reduced = _reduce(elements, reduction, xp)
-        if computing != dtype and _torch.is_tensor(reduced):
-            reduced = _torch.added_up(reduced)
-        return xp.astype(reduced, dtype, copy=False)
+        x, y = (xp.astype(array, computing, copy=False) for array in (x, y))
+        loss = _elements_of(x, xp)(x, y, log_target, convention)
+        if reduction != "none":
+            total = _torch.sum(loss) if _torch.is_tensor(loss) else xp.sum(loss)
+            loss = _averaged(total, loss, reduction, computing, xp)
+        if computing != dtype and _torch.is_tensor(loss):
+            loss = _torch.added_up(loss)
+        return xp.astype(loss, dtype, copy=False)
 
 
 @cache
@@ -282,7 +280,7 @@ def _elements_of(x: Any, xp: Any) -> Any:
     """Function for the loss of each element, with a derivative of its own where autodiff finds no good one."""
     if is_jax_namespace(xp):
         return _jax.differentiable_loss_elements
-    if xp is _mlx.namespace():
+    if _mlx.is_namespace(xp):
         return _mlx.differentiable_loss_elements
     if _torch.is_tensor(x):
         return _torch.differentiable_loss_elements
@@ -307,10 +305,6 @@ def _check_cotangent(cotangent: Any, reduction: Reduction, shape: tuple[int, ...
             f"cotangent must have the loss's shape, {wanted} for reduction={reduction!r}; got"
             f" {'no cotangent' if given is None else given}. An array of ones gives the derivative itself"
         )
-
-
-def _reduce(elements: Any, reduction: Reduction, xp: Any) -> Any:
-    return elements if reduction == "none" else _averaged(xp.sum(elements), elements, reduction, elements.dtype, xp)
 
 
 def _averaged(value: Any, elements: Any, reduction: Reduction, dtype: Any, xp: Any) -> Any:

@@ -23,6 +23,11 @@ def namespace() -> Any:
     return sys.modules[__name__]
 
 
+def is_namespace(xp: Any) -> bool:
+    name: str = xp.__name__
+    return name == __name__
+
+
 def __getattr__(name: str) -> Any:
     if "ndonnx" not in sys.modules:
         raise AttributeError(name)

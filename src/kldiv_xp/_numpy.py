@@ -14,15 +14,22 @@ from kldiv_xp._options import Convention, Reduction
 Array = Any
 DType = Any
 
+_AT_ONCE = ("numpy", "array_api_compat.numpy", "array_api_strict", "sparse")
+
 FEW = 2**16
 """Elements that are evaluated at once."""
 MOST_THREADS = 4
 """More would wait for the interpreter and for the memory, and each has 2 MiB of temporaries."""
 
 
+def computes(xp: Any) -> bool:
+    """Whether a library computes with NumPy, at once or later."""
+    return xp.__name__ in (*_AT_ONCE, "array_api_compat.dask.array", "cubed", "cubed.array_api")
+
+
 def quiet(xp: Any) -> AbstractContextManager[Any]:
     """Context without floating-point warnings, for a library that computes with NumPy: what is NaN is meant to be."""
-    if xp.__name__ not in ("numpy", "array_api_compat.numpy", "array_api_strict", "sparse"):
+    if xp.__name__ not in _AT_ONCE:
         return nullcontext()
     errstate: AbstractContextManager[Any] = sys.modules["numpy"].errstate(all="ignore")
     return errstate

@@ -36,10 +36,10 @@ def of_equal_shape(x: Array, like: Array, xp: Namespace) -> Array:
     """
     shape = tuple(x.shape)
     if all_known(shape) and shape == tuple(like.shape):
-        return _mlx.of_fixed_shape(x) if xp is _mlx.namespace() else x
+        return _mlx.of_fixed_shape(x) if _mlx.is_namespace(xp) else x
     if is_dask_namespace(xp):
         return _dask.of_equal_shape(x, like)
-    if xp is _ndonnx.namespace():
+    if _ndonnx.is_namespace(xp):
         return _ndonnx.of_equal_shape(x, like)
     raise ValueError(
         f"arrays of {xp.__name__} must have known sizes, got {shape} and {tuple(like.shape)}: that those"
@@ -54,7 +54,7 @@ def size_of_axes(x: Array, axes: int, dtype: Any, xp: Namespace) -> Array | floa
         size = math.prod(sizes)
         # A float, because JAX takes a Python integer for an int32.
         return float(size) if type(size) is int else size
-    if xp is _ndonnx.namespace():
+    if _ndonnx.is_namespace(xp):
         return _ndonnx.count(x, axes, dtype)
     ones = xp.ones_like(x, dtype=xp.int8)
     others = tuple(range(axes, x.ndim))

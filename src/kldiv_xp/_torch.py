@@ -17,17 +17,22 @@ FEW = 2**12
 
 
 def is_tensor(x: object) -> bool:
-    # array_api_compat.is_torch_array would do, but it is cached with lru_cache, and torch.compile
-    # warns about every such function that it meets.
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(x, torch.Tensor)
+    # Of what torch.compile reads, nothing may ask sys.modules: it would look at all of them, and some import others
+    # when they are looked at. And array_api_compat.is_torch_array is cached, which torch.compile warns of.
+    if not hasattr(x, "__torch_function__"):
+        return False
+    import torch
+
+    return isinstance(x, torch.Tensor)
 
 
 def refuse_layout(name: str, x: Any) -> None:
     """Raise for a tensor that lacks comparisons or sizes, or whose meaning would be lost."""
+    import torch
+
     if x.is_nested:
         raise TypeError(f"{name} is a nested tensor, whose sizes differ from row to row; pass its values() instead")
-    if x.layout is not sys.modules["torch"].strided:
+    if x.layout is not torch.strided:
         raise TypeError(f"{name} is a tensor of layout {x.layout}; call its method to_dense() first")
     if type(x).__name__ == "MaskedTensor":
         raise TypeError(f"{name} is a masked tensor; pass its get_data(), with targets of 0 for what is masked")
@@ -41,7 +46,8 @@ def namespace() -> Any:
 
 def result_dtype(input: Any, target: Any) -> Any:
     """Promoted dtype of two tensors; at least float32 under autocast, as for ``torch.nn.functional.kl_div``."""
-    torch = sys.modules["torch"]
+    import torch
+
     # Not torch.result_type, which torch.compile cannot trace with dynamic shapes.
     dtype = torch.promote_types(input.dtype, target.dtype)
     kind = input.device.type
@@ -68,10 +74,13 @@ def added_up(x: Any) -> Any:
     return x.redistribute(placements=[Replicate() if p.is_partial() else p for p in placements])
 
 
-def is_compiling() -> bool:
-    """Whether ``torch.compile`` reads this: then it sees the plain formulas, to make its own of them."""
-    torch = sys.modules.get("torch")
-    return torch is not None and torch.compiler.is_compiling()
+def is_compiling(x: object) -> bool:
+    """Whether ``torch.compile`` reads what is done with ``x``: then it sees the plain formulas, to make its own of them."""
+    if not hasattr(x, "__torch_function__"):
+        return False
+    import torch
+
+    return torch.compiler.is_compiling()
 
 
 def is_ordinary_type(kind: type) -> bool:
@@ -124,12 +133,24 @@ def is_watched() -> bool:
 
 def differentiable_loss_elements(x: Array, y: Array, log_target: bool, convention: Convention) -> Array:
     """Loss of each element, with the closed form as its derivative unless a compiler looks for one of its own."""
-    compiled = is_compiling() or sys.modules["torch"].jit.is_tracing()
+    import torch
+
+    compiled = is_compiling(x) or torch.jit.is_tracing()
     if compiled or not is_ordinary_type(type(x)) or not (is_watched() or needs_grad(x, y)):
         return loss_elements(x, y, log_target, convention, namespace())
     from kldiv_xp._torch_autograd import LossElements
 
     return LossElements.apply(x, y, log_target, convention)
+
+
+def sum(x: Array) -> Array:
+    """Sum of all elements: on the CPU in float64, because compiled code adds one number behind the other.
+
+    See https://github.com/pytorch/pytorch/issues/154703. GPUs add in blocks, and not all are fast in float64.
+    """
+    import torch
+
+    return torch.sum(x, dtype=torch.float64).to(x.dtype) if x.device.type == "cpu" else torch.sum(x)
 
 
 def loss(x: Array, y: Array, reduction: Reduction, log_target: bool, convention: Convention) -> Array:
