@@ -7,7 +7,6 @@ from functools import partial
 from benchmarks.contender import Contender, Role
 from benchmarks.groups import Group
 from benchmarks.results import Entry
-from benchmarks.statistics import ratio
 from benchmarks.timing import Rounds, measure
 from benchmarks.workload import Workload
 
@@ -33,7 +32,7 @@ def measure_flatness(
         middle = [statistics.median(together) for together in zip(*per_element.values(), strict=True)]
         for count, seconds in per_element.items():
             name = f"{int(count):,} elements"
-            yield Entry(group.name, name, "s per element", seconds, "median of the sizes", ratio(seconds, middle))
+            yield Entry(group.name, name, "median of the sizes", "s per element", seconds, middle)
 
 
 def contender(group: Group, elements: int, in_all: int) -> Contender:

@@ -55,17 +55,21 @@ class Measured:
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of a table that is not one of times per call, such as the memory of a contender."""
+    """A figure of ours against one of a peer's that is not a time per call, such as the memory that it takes."""
 
     group: str
     name: str
+    against: str
     unit: str
-    values: Sequence[float] = ()
-    """The raw figures, one for each repetition."""
-    against: str = ""
-    ratio: Ratio | None = None
-    """This one's figure divided by that of ``against``, repetition by repetition."""
+    ours: Sequence[float] = ()
+    """One figure for each repetition."""
+    theirs: Sequence[float] = ()
     not_run: str | None = None
+
+    @property
+    def ratio(self) -> Ratio | None:
+        """Ours divided by theirs, repetition by repetition."""
+        return ratio(self.ours, self.theirs) if self.ours and self.theirs else None
 
 
 @dataclass

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from benchmarks import machine
 from benchmarks.flatness import measure_flatness
 from benchmarks.groups import Group, all_groups
-from benchmarks.memory import measure_all
+from benchmarks.memory import measure_memory
 from benchmarks.results import Measured, Results
 from benchmarks.startup import measure_first_calls, measure_imports
 from benchmarks.timing import Rounds, measure
@@ -61,7 +61,7 @@ def run(options: Options, advance: Advance) -> Results:
     if options.wants("import"):
         results.imports += measure_imports(quick=options.quick, advance=say)
     if options.wants("memory"):
-        results.memory += measure_all(quick=options.quick, advance=say)
+        results.memory += measure_memory(quick=options.quick, advance=say)
     if options.wants("first call") and not options.quick:
         results.first_calls += measure_first_calls(say)
     if options.wants("time per element") and not options.quick:

@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from tempfile import TemporaryDirectory
 
@@ -14,7 +15,6 @@ from benchmarks import child
 from benchmarks.contender import OURS
 from benchmarks.groups import group_named
 from benchmarks.results import Entry
-from benchmarks.statistics import ratio
 from benchmarks.workload import Workload
 
 IMPORTED = ("kldiv_xp", "array_api_compat", "numpy", "torch")
@@ -47,21 +47,20 @@ def measure_imports(*, quick: bool, advance: Callable[[str], None]) -> Iterator[
                 taken = child.run(["-c", program])
                 if number >= 0:  # the first is a warm-up, which compiles to bytecode
                     seconds[name].append(taken)
-    yield Entry("import", "kldiv_xp", "s", seconds["kldiv_xp"])
     for name in IMPORTED[1:]:
+        entry = Entry("import", "kldiv_xp", name, "s")
         if name in there:
-            pairs = len(seconds[name])
-            against = ratio(seconds["kldiv_xp"][:pairs], seconds[name])
-            yield Entry("import", "kldiv_xp", "s", seconds[name], against=name, ratio=against)
+            yield replace(entry, ours=seconds["kldiv_xp"][: len(seconds[name])], theirs=seconds[name])
         else:
-            yield Entry("import", "kldiv_xp", "s", against=name, not_run=_why_not(name))
+            yield replace(entry, not_run=_why_not(name))
 
 
 def measure_first_calls(advance: Callable[[str], None], repetitions: int = 3) -> Iterator[Entry]:
     """Seconds of the first call in a process, imports apart, with the compilers' caches off."""
     for group, names in FIRST_CALLS:
+        entry = Entry(group, *names, "s")
         if reason := group_named(group).not_run():
-            yield Entry(group, names[0], "s", against=names[1], not_run=reason)
+            yield replace(entry, not_run=reason)
             continue
         seconds: dict[str, list[float]] = {name: [] for name in names}
         try:
@@ -70,11 +69,9 @@ def measure_first_calls(advance: Callable[[str], None], repetitions: int = 3) ->
                     advance(f"first call: {group}, {name}")
                     seconds[name].append(_first_call(group, name))
         except child.ChildError as error:
-            yield Entry(group, names[0], "s", against=names[1], not_run=str(error))
-            continue
-        mine, theirs = (seconds[name] for name in names)
-        yield Entry(group, names[0], "s", mine, against=names[1], ratio=ratio(mine, theirs))
-        yield Entry(group, names[1], "s", theirs)
+            yield replace(entry, not_run=str(error))
+        else:
+            yield replace(entry, ours=seconds[names[0]], theirs=seconds[names[1]])
 
 
 def _first_call(group: str, name: str) -> float:

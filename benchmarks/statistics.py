@@ -22,11 +22,7 @@ class Ratio:
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
     """Ratio of our time to theirs, round by round."""
-    return summary([a / b for a, b in zip(ours, theirs, strict=True)])
-
-
-def summary(values: Sequence[float]) -> Ratio:
-    """Median, quartiles and extremes."""
+    values = [a / b for a, b in zip(ours, theirs, strict=True)]
     lower, median, upper = quartiles(values)
     return Ratio(median, lower, upper, min(values), max(values), len(values))
 

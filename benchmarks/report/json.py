@@ -50,4 +50,4 @@ def _measured(measured: Measured) -> dict[str, Any]:
 
 
 def _entry(entry: Entry) -> dict[str, Any]:
-    return {**asdict(entry), "values": list(entry.values)}
+    return {**asdict(entry), "ratio": asdict(entry.ratio) if entry.ratio else None}

@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from benchmarks.results import FLOOR, Entry, Measured, Results
-from benchmarks.statistics import Ratio, summary
+from benchmarks.statistics import Ratio, quartiles
 from benchmarks.targets import judge
 
 AGREES = 1e-2
@@ -44,7 +43,7 @@ def machine_line(results: Results) -> str:
     threads = "; ".join(f"{group} {text}" for group, text in results.threads.items())
     return (
         f"{machine['cpu']}, {machine['usable_cpus']} CPUs usable. Threads: {threads or 'no group was run'}.\n"
-        f"Python {machine['python']}, kldiv_xp {machine['kldiv_xp']}, commit {machine['commit'] or 'unknown'}, {versions}"
+        f"kldiv_xp {machine['kldiv_xp']}, commit {machine['commit'] or 'unknown'}, Python {machine['python']}\n{versions}"
     )
 
 
@@ -88,16 +87,18 @@ def _ratio(ratio: Ratio | None) -> Text:
 
 def _entries(title: str, entries: Sequence[Entry]) -> Table:
     table = _table(title)
-    for name, justify in (("group", "left"), ("what", "left"), ("against", "left"), ("ours / theirs", "right")):
-        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
-    table.add_column("measured", justify="right")
+    for name in ("group", "what", "against"):
+        table.add_column(name, overflow="fold")
+    table.add_column("ours / theirs", justify="right", overflow="fold")
     table.add_column("times", justify="right")
+    in_mib = any(e.unit == "MiB" for e in entries)
+    if in_mib:  # of memory the figure itself is what matters
+        table.add_column("ours, MiB", justify="right")
+        table.add_column("theirs, MiB", justify="right")
     for e in entries:
-        measured: Any = Text(f"not run: {e.not_run}", "dim") if e.not_run else ""
-        if e.unit == "MiB" and e.values:
-            measured = f"{summary(e.values).median:.1f} MiB"
-        count = len(e.values) if e.values else e.ratio.rounds if e.ratio else 0
-        table.add_row(e.group, e.name, e.against, _ratio(e.ratio), measured, str(count or ""))
+        ratio = Text(f"not run: {e.not_run}", "dim") if e.not_run else _ratio(e.ratio)
+        figures = [f"{quartiles(f)[1]:.1f}" if f else "" for f in (e.ours, e.theirs)] if in_mib else []
+        table.add_row(e.group, e.name, e.against, ratio, str(len(e.ours) or ""), *figures)
     return table
 
 
@@ -128,7 +129,7 @@ def _other_losses(measured: Measured) -> Iterator[str]:
 
 
 def _targets(results: Results) -> Table:
-    table = _table("Targets")
+    table = _table("Targets, float32, batchmean")
     for name in ("target", "measured", "verdict"):
         table.add_column(name, overflow="fold")
     for judged in judge(results):
