@@ -21,20 +21,20 @@ def run(arguments: Sequence[str], environment: Mapping[str, str] | None = None) 
 
     Whatever happens, Ctrl-C included, neither it nor a process that it started is left behind.
     """
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **(environment or {})},
         start_new_session=True,
-    )
-    try:
-        output, errors = process.communicate(timeout=LONGEST)
-    except subprocess.TimeoutExpired:
-        raise ChildError(f"took longer than {LONGEST:.0f} s") from None
-    finally:
-        _stop(process)
+    ) as process:
+        try:
+            output, errors = process.communicate(timeout=LONGEST)
+        except subprocess.TimeoutExpired:
+            raise ChildError(f"took longer than {LONGEST:.0f} s") from None
+        finally:
+            _stop(process)
     if process.returncode:
         raise ChildError((errors.strip().splitlines() or [f"exit status {process.returncode}"])[-1])
     return json.loads(output.strip().splitlines()[-1])
@@ -46,4 +46,3 @@ def _stop(process: "subprocess.Popen[str]") -> None:
         os.killpg(process.pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
         process.kill()
-    process.wait()

@@ -69,7 +69,8 @@ def _panel(axes: Axes, lines: Sequence[Measured], styles: dict[str, dict[str, An
         if there:
             elements = [m.workload.elements for m in there]
             lower, median, upper = zip(*(quartiles(m.seconds(name)) for m in there), strict=True)
-            axes.plot(elements, median, label=name, markersize=5, **style)
+            gaps = {} if len(there) == len(lines) else {"linestyle": "none"}  # no line over what was not measured
+            axes.plot(elements, median, label=name, markersize=5, **(style | gaps))
             axes.fill_between(elements, lower, upper, color=style["color"], alpha=0.2, linewidth=0)
     axes.set(xscale="log", yscale="log", xlabel="elements", title=lines[0].workload.mode)
     axes.grid(alpha=0.3)

@@ -43,7 +43,8 @@ def machine_line(results: Results) -> str:
     threads = "; ".join(f"{group} {text}" for group, text in results.threads.items())
     return (
         f"{machine['cpu']}, {machine['usable_cpus']} CPUs usable. Threads: {threads or 'no group was run'}.\n"
-        f"kldiv_xp {machine['kldiv_xp']}, commit {machine['commit'] or 'unknown'}, Python {machine['python']}\n{versions}"
+        f"kldiv_xp {machine['kldiv_xp']}, commit {machine['commit'] or 'unknown'}, Python {machine['python']}\n"
+        f"{versions}"
     )
 
 
