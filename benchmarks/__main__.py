@@ -25,7 +25,7 @@ from benchmarks.run import Advance, Options, names, run
 from benchmarks.workload import Shape
 
 PIPED_WIDTH = 220
-FULL, QUICK = 480.0, 45.0
+FULL, QUICK = 440.0, 40.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -98,7 +98,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rounds", type=_at_least_one, help="rounds of each measurement; default: as the time allows")
     parser.add_argument(
-        "--seconds", type=float, help=f"time after which no rounds are added; default: {FULL:.0f}, quick {QUICK:.0f}"
+        "--seconds",
+        type=float,
+        help=f"time to fill; default: {FULL:.0f}, quick {QUICK:.0f}; after a fifth more, the rest is not run",
     )
     parser.add_argument("--json", type=Path, default=Path("build/benchmarks/benchmarks.json"), metavar="PATH")
     parser.add_argument("--plots", type=Path, default=Path("build/benchmarks"), metavar="DIRECTORY")

@@ -22,7 +22,6 @@ def describe() -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu": cpu_model(),
         "usable_cpus": usable_cpus(),
-        "load_at_the_start": load(),
         "environment": {
             k: v for k, v in os.environ.items() if k.endswith("_NUM_THREADS") or k in ("NPROC", "XLA_FLAGS")
         },
@@ -34,9 +33,30 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def load() -> float | None:
-    """Processes that wanted to run over the last minute, on average."""
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+class Others:
+    """What other programs take of the processors meanwhile. Linux only."""
+
+    def __init__(self) -> None:
+        self.started = self._look()
+
+    def share(self) -> float | None:
+        """Share of the time of all processors since the start that others took; None where nobody tells."""
+        if self.started is None or (now := self._look()) is None:
+            return None
+        passed, all_of_them, own = (b - a for a, b in zip(self.started, now, strict=True))
+        return max(0.0, all_of_them - own) / passed if passed else 0.0
+
+    @staticmethod
+    def _look() -> tuple[float, float, float] | None:
+        """Seconds that passed on all processors, that any program took, and that this one and its children took."""
+        try:
+            fields = [float(n) for n in Path("/proc/stat").read_text().split(maxsplit=9)[1:9]]
+        except OSError:
+            return None
+        tick, times = os.sysconf("SC_CLK_TCK"), os.times()
+        passed, idle = sum(fields) / tick, (fields[3] + fields[4]) / tick
+        own = times.user + times.system + times.children_user + times.children_system
+        return passed, passed - idle, own
 
 
 def cpu_model() -> str:

@@ -79,6 +79,8 @@ class Results:
     machine: Mapping[str, Any]
     options: Mapping[str, Any]
     threads: dict[str, str] = field(default_factory=dict)
+    others: float | None = None
+    """Share of the processors that other programs took meanwhile."""
     not_run: dict[str, str] = field(default_factory=dict)
     measured: list[Measured] = field(default_factory=list)
     flatness: list[Entry] = field(default_factory=list)

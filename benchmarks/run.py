@@ -17,6 +17,9 @@ PROCESSES = ("memory", "import", "first call")
 OTHERS = ("time per element", *PROCESSES)
 """What is measured beside the groups."""
 
+AT_MOST = 1.2
+"""A run's time, in units of what it was given, after which what is left is not run."""
+
 Advance = Callable[[str, int, int], None]
 """Told what is being measured, how much is done, and of how much."""
 
@@ -31,8 +34,8 @@ class Options:
     sizes: tuple[Shape, ...] = ()
     rounds: int | None = None
     """Rounds of each measurement; as many as fit into the time if None."""
-    seconds: float = 480.0
-    """After which no more rounds are added. Each measurement has a few, whatever they take."""
+    seconds: float = 440.0
+    """After which measurements have three rounds each, whatever they take; a fifth later they are left out."""
 
     def wants(self, name: str) -> bool:
         """Whether a group or another measurement is to be measured."""
@@ -52,7 +55,7 @@ def names() -> list[str]:
 def run(options: Options, advance: Advance) -> Results:
     """Measure, what takes processes of its own first, so that the groups know how much time there is left."""
     results = Results(machine.describe(), {**vars(options)})
-    end = time.monotonic() + options.seconds
+    end, others = time.monotonic() + options.seconds, machine.Others()
     groups = _usable_groups(options, results)
 
     def say(text: str) -> None:
@@ -69,11 +72,15 @@ def run(options: Options, advance: Advance) -> Results:
         results.flatness += measure_flatness(flat, say, rounds=Rounds(3, options.rounds or 7, 15.0))
     steps = [(group, workload) for workload in options.workloads() for group in groups if group.takes(workload)]
     for number, (group, workload) in enumerate(steps):
+        remaining, weights = end - time.monotonic(), [_weight(w) for _, w in steps[number:]]
+        if remaining < (1 - AT_MOST) * options.seconds:
+            results.not_run[f"{group.name}, {workload}"] = "the time was up"
+            continue
         advance(f"{group.name}: {workload}", number, len(steps))
-        left = [_weight(w) for _, w in steps[number:]]
-        rounds = _rounds(options, (end - time.monotonic()) * left[0] / sum(left))
+        rounds = _rounds(options, remaining * weights[0] / sum(weights))
         results.measured.append(measure_workload(group, workload, rounds))
     advance("done", len(steps), len(steps))
+    results.others = others.share()
     return results
 
 
@@ -100,7 +107,7 @@ def _usable_groups(options: Options, results: Results) -> list[Group]:
 def _rounds(options: Options, seconds: float) -> Rounds:
     if options.rounds is not None:
         return Rounds(options.rounds, options.rounds)
-    return Rounds(3 if options.quick else 5, 51, seconds)
+    return Rounds(5 if seconds > 0 and not options.quick else 3, 51, seconds)
 
 
 def _weight(workload: Workload) -> float:

@@ -24,12 +24,13 @@ FIRST = Workload((32, 128))
 TORCH = "torch.nn.functional.kl_div"
 OPTAX = "optax.losses.kl_divergence"
 FIRST_CALLS = [
-    ("NumPy", (OURS, "NumPy formula")),
-    ("PyTorch", (OURS, TORCH)),
-    ("JAX eager", (OURS, OPTAX)),
-    ("JAX jitted", (OURS, OPTAX)),
-    ("PyTorch", (f"{OURS} compiled", f"{TORCH} compiled")),
+    ("NumPy", (OURS, "NumPy formula"), 5),
+    ("PyTorch", (OURS, TORCH), 3),
+    ("JAX eager", (OURS, OPTAX), 3),
+    ("JAX jitted", (OURS, OPTAX), 3),
+    ("PyTorch", (f"{OURS} compiled", f"{TORCH} compiled"), 2),
 ]
+"""Group, contenders, and how many processes each gets: a call of ``torch.compile`` takes some ten seconds."""
 
 
 def measure_imports(*, quick: bool, advance: Callable[[str], None]) -> Iterator[Entry]:
@@ -55,9 +56,9 @@ def measure_imports(*, quick: bool, advance: Callable[[str], None]) -> Iterator[
             yield replace(entry, not_run=_why_not(name))
 
 
-def measure_first_calls(advance: Callable[[str], None], repetitions: int = 3) -> Iterator[Entry]:
+def measure_first_calls(advance: Callable[[str], None]) -> Iterator[Entry]:
     """Seconds of the first call in a process, imports apart, with the compilers' caches off."""
-    for group, names in FIRST_CALLS:
+    for group, names, repetitions in FIRST_CALLS:
         entry = Entry(group, *names, "s")
         if reason := group_named(group).not_run():
             yield replace(entry, not_run=reason)

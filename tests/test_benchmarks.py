@@ -2,6 +2,7 @@
 
 import gc
 import json
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -15,9 +16,12 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import child, memory
+from benchmarks import child, flatness, memory
 from benchmarks.contender import OURS, Contender, Role, fastest, ours, part, peer
+from benchmarks.flatness import measure_flatness
 from benchmarks.groups import Group, all_groups
+from benchmarks.groups.numpy import NumPy
+from benchmarks.machine import Others
 from benchmarks.report.plots import write_plots
 from benchmarks.results import FLOOR, Entry, Measured, Results
 from benchmarks.run import measure_workload
@@ -227,6 +231,33 @@ def test_no_process_is_left_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
             return
         time.sleep(0.05)
     raise AssertionError("a process is left")
+
+
+def test_the_time_per_element_is_held_against_the_median_of_the_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flatness, "AT_LEAST", 40_000)
+    entries = list(measure_flatness([NumPy()], lambda _: None, rounds=Rounds(2, 2), elements=(10_000, 20_000, 40_000)))
+    assert [e.name for e in entries] == ["10,000 elements", "20,000 elements", "40,000 elements"]
+    assert all(len(e.ours) == 2 and e.ratio for e in entries)
+    for together in zip(*(e.ours for e in entries), strict=True):
+        assert sorted(together)[1] in {middle for e in entries for middle in e.theirs}
+
+
+def test_what_other_programs_take_is_seen() -> None:
+    others = Others()
+    if others.share() is None:
+        pytest.skip("this system does not tell what programs take")
+    program = "import time; started = time.process_time()\nwhile time.process_time() < started + 0.3: pass"
+    subprocess.run([sys.executable, "-c", program], check=True)
+    own = others.share()
+    stranger = subprocess.Popen([sys.executable, "-c", program])
+    state = Path(f"/proc/{stranger.pid}/stat")
+    while state.read_text().rpartition(")")[2].split()[0] != "Z":  # done, and not yet counted among the children
+        time.sleep(0.02)
+    both = others.share()
+    stranger.wait()
+    assert own is not None
+    assert both is not None
+    assert 0 <= own < both <= 1
 
 
 def results(seconds: dict[str, list[float]], **found: Any) -> Results:

@@ -14,6 +14,7 @@ def render_json(results: Results) -> str:
         "machine": dict(results.machine),
         "options": dict(results.options),
         "threads": results.threads,
+        "share_of_the_cpus_that_others_took": results.others,
         "not_run": results.not_run,
         "measured": [_measured(m) for m in results.measured],
         "time_per_element": [_entry(e) for e in results.flatness],

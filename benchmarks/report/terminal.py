@@ -14,8 +14,8 @@ from benchmarks.targets import judge
 AGREES = 1e-2
 """Relative difference from our loss up to which a peer is taken to compute the same; 16 bits are coarse."""
 
-BUSY = 0.3
-"""Load from which figures are to be read with care."""
+BUSY = 0.05
+"""Share of the processors that others may take; where they take more, threads wait for each other."""
 
 
 def print_report(results: Results, console: Console) -> None:
@@ -105,9 +105,8 @@ def _entries(title: str, entries: Sequence[Entry]) -> Table:
 
 def _remarks(results: Results) -> Iterator[str]:
     """What was not run, and who computed another loss than ours."""
-    load = results.machine["load_at_the_start"]
-    if load is not None and load > BUSY:
-        yield f"the machine was busy when the run began (load {load:.1f}): threads that wait for each other take longer"
+    if results.others is not None and results.others > BUSY:
+        yield f"other programs took {results.others:.0%} of the CPUs meanwhile: the figures are not to be relied on"
     for group, reason in results.not_run.items():
         yield f"not run: {group}: {reason}"
     reasons: dict[tuple[str, str, str], list[str]] = {}
