@@ -10,6 +10,7 @@ from benchmarks.timing import Times
 from benchmarks.workload import Workload
 
 FLOOR = "floor"
+TIME_WAS_UP = "the time was up"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from benchmarks import machine
 from benchmarks.flatness import measure_flatness
 from benchmarks.groups import Group, all_groups
 from benchmarks.memory import measure_memory
-from benchmarks.results import Measured, Results
+from benchmarks.results import TIME_WAS_UP, Measured, Results
 from benchmarks.startup import measure_first_calls, measure_imports
 from benchmarks.timing import Rounds, measure
 from benchmarks.workload import Shape, Workload, grid, quick_grid
@@ -74,7 +74,7 @@ def run(options: Options, advance: Advance) -> Results:
     for number, (group, workload) in enumerate(steps):
         remaining, weights = end - time.monotonic(), [_weight(w) for _, w in steps[number:]]
         if remaining < (1 - AT_MOST) * options.seconds:
-            results.not_run[f"{group.name}, {workload}"] = "the time was up"
+            results.not_run[f"{group.name}, {workload}"] = TIME_WAS_UP
             continue
         advance(f"{group.name}: {workload}", number, len(steps))
         rounds = _rounds(options, remaining * weights[0] / sum(weights))

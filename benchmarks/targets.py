@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.contender import OURS
-from benchmarks.results import FLOOR, Measured, Results
+from benchmarks.results import FLOOR, TIME_WAS_UP, Measured, Results
 from benchmarks.statistics import number
 from benchmarks.workload import LARGEST, SMALLEST
 
@@ -34,6 +34,8 @@ class Judged:
 def judge(results: Results) -> list[Judged]:
     """Every promise that a run can show, in the order of the issue that made them."""
     missing = "not measured in a quick run" if results.options.get("quick") else "not measured in this run"
+    if TIME_WAS_UP in results.not_run.values():
+        missing = f"not run: {TIME_WAS_UP}"
     judged = []
     for group, promise, found in _promises(results):
         why_not = f"not run: {results.not_run[group]}" if group in results.not_run else missing
