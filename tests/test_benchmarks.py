@@ -200,6 +200,18 @@ def test_all_contenders_of_a_group_compute_the_same_loss(group: Group, workload:
         assert value == pytest.approx(expected, rel=1e-3 if workload.dtype == "float16" else 1e-5), name
 
 
+def test_what_is_not_installed_is_left_out_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("torch", "scipy.special", "optax", "cupy"):
+        monkeypatch.setitem(sys.modules, name, None)
+    reasons = {group.name: group.not_run() for group in all_groups()}
+    assert reasons["PyTorch"] == reasons["PyTorch CUDA"] == "torch is not installed"
+    assert reasons["CuPy"] == "cupy is not installed"
+    assert reasons["NumPy"] is None
+    measured = measure_workload(NumPy(), Workload((2, 3)), Rounds(1, 1))
+    assert measured.peers == ["NumPy formula"]
+    assert set(measured.times.not_run.values()) == {"torch is not installed", "scipy is not installed"}
+
+
 @pytest.mark.skipif(memory.unavailable() is not None, reason="the peak memory of a process is read from /proc")
 def test_the_peak_of_memory_sees_what_was_allocated_and_freed() -> None:
     def allocate() -> None:

@@ -1,7 +1,7 @@
 """JAX, eager and jitted, on the CPU and on CUDA."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -50,12 +50,16 @@ class JAX:
         """Whether this group computes such a workload."""
         return self.jitted or not workload.gradient or workload.elements <= MOST_EAGER_WITH_GRADIENT
 
-    def context(self, workload: Workload) -> AbstractContextManager[object]:
+    @contextmanager
+    def context(self, workload: Workload) -> Iterator[None]:
         """Switched on while the group computes: without it float64 becomes float32."""
         import jax
 
-        context: AbstractContextManager[object] = jax.enable_x64(workload.dtype == "float64")
-        return context
+        with ExitStack() as stack:
+            stack.enter_context(jax.enable_x64(workload.dtype == "float64"))
+            if jax.default_backend() != {"cuda": "gpu"}.get(self.device, self.device):
+                stack.enter_context(jax.default_device(jax.devices(self.device)[0]))
+            yield
 
     def contenders(self, workload: Workload) -> Iterator[Contender]:
         """Ours and the peers, on the same memory."""
