@@ -69,9 +69,11 @@ def _panel(axes: Axes, lines: Sequence[Measured], styles: dict[str, dict[str, An
         if there:
             elements = [m.workload.elements for m in there]
             lower, median, upper = zip(*(quartiles(m.seconds(name)) for m in there), strict=True)
-            gaps = {} if len(there) == len(lines) else {"linestyle": "none"}  # no line over what was not measured
-            axes.plot(elements, median, label=name, markersize=5, **(style | gaps))
-            axes.fill_between(elements, lower, upper, color=style["color"], alpha=0.2, linewidth=0)
+            if len(there) == len(lines):
+                axes.plot(elements, median, label=name, markersize=5, **style)
+                axes.fill_between(elements, lower, upper, color=style["color"], alpha=0.2, linewidth=0)
+            else:  # no line over what was not measured
+                axes.plot(elements, median, label=name, markersize=5, **(style | {"linestyle": "none"}))
     axes.set(xscale="log", yscale="log", xlabel="elements", title=lines[0].workload.mode)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
