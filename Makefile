@@ -24,7 +24,7 @@ ONEFLOW_PYTHON ?= python3.10
 TORCH_1_10_PYTHON ?= python3.9
 interpreter_of = $(if $(filter oneflow,$(1)),$(ONEFLOW_PYTHON),$(if $(filter torch-1.10,$(1)),$(TORCH_1_10_PYTHON),$(PYTHON)))
 
-.PHONY: help conformance conformance-full report support support-check $(FRAMEWORKS) test test-long examples larger-than-memory docs lint format dist corpus lock clean
+.PHONY: help conformance conformance-full report support support-check $(FRAMEWORKS) test test-long examples larger-than-memory benchmarks accuracy docs lint format dist corpus lock clean
 .DEFAULT_GOAL := help
 
 help:  ## Show these targets
@@ -84,6 +84,12 @@ examples: $(READY)  ## Train a student in three frameworks, and move a PyTorch s
 larger-than-memory: $(READY)  ## The loss of 4 GB in two processes with less than 1 GB each: Dask, and Cubed from Zarr
 	$(BIN)/python examples/larger_than_memory.py
 	$(BIN)/python examples/larger_than_memory.py --engine cubed --rounds 1
+
+benchmarks: $(READY)  ## Measure the loss side by side with its peers, in less than 10 minutes: build/benchmarks
+	$(BIN)/python -m benchmarks
+
+accuracy: $(READY)  ## The errors of the loss and of its peers against the exact value
+	$(BIN)/python -m benchmarks accuracy
 
 docs: $(READY)  ## Build the documentation: build/docs/index.html
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs build/docs

@@ -1,0 +1,1 @@
+"""The results, for a terminal, as JSON and as plots."""
