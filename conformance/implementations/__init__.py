@@ -19,6 +19,7 @@ from conformance.implementations.kldiv_xp import (
     mlx,
     ndonnx,
     numpy,
+    paths,
     sparse,
     torch_dtensor,
     torch_export,
@@ -47,6 +48,7 @@ _KLDIV_XP = (
     sparse,
     dpnp,
     cupy,
+    paths,
 )
 _FOREIGN = (torch, scipy)
 

@@ -78,13 +78,18 @@ def gradient(
     return out
 
 
-def can_differentiate(x: Array, others: tuple[Array, ...], reduction: Reduction, library: Library) -> bool:
-    """Whether :func:`value_and_grad` takes these: ``others`` are the target and, if it is an array, the cotangent."""
-    weighted_by_array = len(others) == 2
+def can_differentiate(x: Array, y: Array, cotangent: Any, reduction: Reduction, library: Library) -> bool:
+    """Whether :func:`value_and_grad` takes these; ``cotangent`` is ``None`` if it is a number or missing."""
+    if not library.is_ordinary(x, y):
+        return False
+    if cotangent is None:
+        return reduction != "none" and not library.needs_grad(x, y)
+    like, shape = (x, x.shape) if reduction == "none" else (cotangent, ())
     return (
-        weighted_by_array == (reduction == "none")
-        and all(library.is_ordinary(x, other) for other in others)
-        and not library.needs_grad(x, *others)
+        library.is_ordinary_type(type(cotangent))
+        and library.is_ordinary(like, cotangent)
+        and cotangent.shape == shape
+        and not library.needs_grad(x, y, cotangent)
     )
 
 

@@ -207,8 +207,8 @@ def kl_div_value_and_grad(
     check_options(reduction, log_target, convention)
     wanted = _wanted_gradients(argnums)
     library = None if _torch.is_compiling(input) else _library_of(type(input))
-    arrays = (target,) if cotangent is None or isinstance(cotangent, Real) else (target, cotangent)
-    if library in (_numpy, _torch) and _blocks.can_differentiate(input, arrays, reduction, library):
+    array = None if cotangent is None or isinstance(cotangent, Real) else cotangent
+    if library in (_numpy, _torch) and _blocks.can_differentiate(input, target, array, reduction, library):
         with quiet(library.native()):
             loss, gradients = _blocks.value_and_grad(
                 input, target, reduction, log_target, convention, wanted, cotangent, library

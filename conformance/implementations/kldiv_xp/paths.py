@@ -1,0 +1,113 @@
+"""``kldiv_xp`` by other paths than those that its arrays take: by the plain formulas, and in blocks of a few elements."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any
+from unittest.mock import patch
+
+import array_api_compat.torch
+import jax
+
+from conformance.implementations.kldiv_xp import numpy as on_numpy
+from conformance.implementations.kldiv_xp import torch as on_torch
+from conformance.implementations.kldiv_xp.closed_form import ClosedForm
+from conformance.implementations.kldiv_xp.jax import KLDivXP as OnJAX
+from conformance.implementations.kldiv_xp.sample import LARGE
+from conformance.implementations.torch import as_outcome
+from conformance.record import Case, Implementation, Operand, Outcome, Result
+from kldiv_xp import _loss, _numpy, _torch
+
+FEW = 3
+"""Elements of a block, so that nearly every case has more than one."""
+
+Path = Callable[[], AbstractContextManager[Any]]
+
+
+def plain() -> AbstractContextManager[Any]:
+    """Context in which no array is an ordinary one."""
+    return patch.object(_loss, "_library_of", lambda _: None)
+
+
+def in_few_elements() -> AbstractContextManager[Any]:
+    """Context in which the blocks have a few elements."""
+    stack = ExitStack()
+    for library in (_numpy, _torch):
+        stack.enter_context(patch.object(library, "FEW", FEW))
+        stack.enter_context(patch.object(library, "block_size", lambda: FEW))
+    return stack
+
+
+class _ByPath(Implementation):
+    path: Path
+
+    def compute(self, case: Case) -> Outcome:
+        """What it computes by the path."""
+        with self.path():
+            return super().compute(case)
+
+    def left_out(self, case: Case) -> str | None:
+        """Leave out what would be a hundred thousand blocks."""
+        if self.path is in_few_elements and case.input.is_array and case.input.values.size > LARGE:
+            return f"blocks of {FEW} elements: an array of more than {LARGE}"
+        return super().left_out(case)
+
+
+class NumPy(_ByPath, on_numpy.KLDivXP):
+    """NumPy arrays, by another path."""
+
+    def __init__(self, convention: str, name: str, path: Path) -> None:
+        super().__init__(convention)
+        self.name, self.path = f"kldiv_xp numpy, {name}", path
+
+
+class Torch(_ByPath, on_torch.KLDivXP):
+    """PyTorch tensors, by another path."""
+
+    def __init__(self, convention: str, name: str, path: Path) -> None:
+        super().__init__(convention, compiled=False, device="cpu")
+        self.name, self.path = f"kldiv_xp torch, {name}", path
+
+
+class TorchWithoutGrad(ClosedForm):
+    """PyTorch tensors of which none requires a gradient."""
+
+    missing_dtypes = ()
+
+    def __init__(self, convention: str) -> None:
+        super().__init__("kldiv_xp torch, closed form", "torch", convention)
+
+    def namespace(self) -> Any:
+        """PyTorch's namespace."""
+        return array_api_compat.torch
+
+    def given(self, operand: Operand) -> Any:
+        """Operand as a tensor; an object as it is."""
+        return on_torch.KLDivXP(str(self.convention), compiled=False, device="cpu").given(operand, requires_grad=False)
+
+    def result(self, array: Any) -> Result:
+        """Result of a tensor."""
+        result = as_outcome(array, {}).loss
+        assert result is not None
+        return result
+
+
+class JAXWithoutJit(OnJAX):
+    """JAX arrays, one operation behind the other."""
+
+    def __init__(self, convention: str) -> None:
+        super().__init__(convention, jit=False, platform="cpu")
+        self.name = "kldiv_xp jax, disable_jit"
+
+    def compute(self, case: Case) -> Outcome:
+        """Loss and its gradients under ``jax.disable_jit``."""
+        with jax.disable_jit():
+            return super().compute(case)
+
+
+def implementations(convention: str) -> Iterator[Implementation]:
+    """Each library whose arrays take a path of their own."""
+    for library in (NumPy, Torch):
+        yield library(convention, "plain", plain)
+        yield library(convention, "small blocks", in_few_elements)
+    yield TorchWithoutGrad(convention)
+    yield JAXWithoutJit(convention)
