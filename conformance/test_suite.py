@@ -13,7 +13,7 @@ from conformance import record
 from conformance.build_corpus import build, save
 from conformance.elements import Elements
 from conformance.implementations import CONVENTIONS, reference, torch
-from conformance.implementations.kldiv_xp import numpy
+from conformance.implementations.kldiv_xp import numpy, paths
 from conformance.implementations.kldiv_xp.sample import left_out_of_sample
 from conformance.judge import Comparison, Verdict, judge
 from conformance.ledger import ENTRIES
@@ -35,93 +35,118 @@ def differences(implementation: Implementation) -> list[Comparison]:
     return [comparison for comparison in judgement.comparisons if comparison.verdict == Verdict.DIFFERS]
 
 
+def fast(convention: str) -> Implementation:
+    return numpy.KLDivXP(convention)
+
+
+def plain(convention: str) -> Implementation:
+    return paths.NumPy(convention, "plain", paths.plain)
+
+
+every_path = pytest.mark.parametrize("path", [fast, plain])
+
+
+@every_path
 @pytest.mark.parametrize("convention", CONVENTIONS)
-def test_the_unmutated_implementation_passes(convention: str) -> None:
-    assert differences(numpy.KLDivXP(convention)) == []
+def test_the_unmutated_implementation_passes(convention: str, path: Callable[[str], Implementation]) -> None:
+    assert differences(path(convention)) == []
 
 
-def _negate(function: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda *args, **kwargs: -function(*args, **kwargs)
+Mutation = Callable[..., Any]
 
 
-def _one_more_row(function: Callable[..., Any]) -> Callable[..., Any]:
-    def averaged(values: Any, elements: Any, reduction: str, xp: Any) -> Any:
+def _negate(function: Mutation) -> Mutation:
+    return lambda *args: -function(*args)
+
+
+def _one_more_row(function: Mutation) -> Mutation:
+    def averaged(value: Any, elements: Any, reduction: str, *options: Any) -> Any:
         if reduction == "batchmean" and elements.ndim:
-            return values / (elements.shape[0] + 1)
-        return function(values, elements, reduction, xp)
+            return value / (elements.shape[0] + 1)
+        return function(value, elements, reduction, *options)
 
     return averaged
 
 
-def _rows_for_mean(function: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda values, elements, reduction, xp: function(
-        values, elements, "batchmean" if reduction == "mean" else reduction, xp
+def _one_more_row_counted(function: Mutation) -> Mutation:
+    return lambda x, reduction, size: function(x, reduction, size) + (reduction == "batchmean" and x.ndim > 0)
+
+
+def _rows_for_mean(function: Mutation) -> Mutation:
+    return lambda value, elements, reduction, *options: function(
+        value, elements, "batchmean" if reduction == "mean" else reduction, *options
     )
 
 
-def _no_edge(_: object) -> Callable[..., None]:
+def _rows_counted_for_mean(function: Mutation) -> Mutation:
+    return lambda x, reduction, size: function(x, "batchmean" if reduction == "mean" else reduction, size)
+
+
+def _no_edge(_: object) -> Mutation:
     return lambda *args: None
 
 
-def _clamped_edge(_: object) -> Callable[..., Any]:
+def _clamped_edge(_: object) -> Mutation:
     """Zero for all that is smaller than OneFlow's bound of the logarithm."""
     return lambda x, y, log_target, convention, xp: None if log_target else y < 1e-20
 
 
-def _edge_with_nan(function: Callable[..., Any]) -> Callable[..., Any]:
+def _edge_with_nan(function: Mutation) -> Mutation:
     """The accident of old PyTorch: NaN > 0 is false."""
     return lambda x, y, log_target, convention, xp: (
         function(x, y, log_target, convention, xp) if log_target else ~(y > 0)
     )
 
 
-def _no_widening(_: object) -> Callable[..., Any]:
-    return lambda dtype, xp: dtype
+def _same_dtype(_: object) -> Mutation:
+    return lambda dtype, *xp: dtype
 
 
-def _narrowing(_: object) -> Callable[..., Any]:
-    return lambda dtype, xp: np.dtype(np.float16)
+def _not_cast(function: Mutation) -> Mutation:
+    return lambda x, y: (np, y, function(x, y)[2])
 
 
-def _single_precision(_: object) -> Callable[..., Any]:
-    """As OneFlow takes the logarithm of a float64."""
-    return lambda dtype, xp: np.dtype(np.float32)
+def _blocks_not_cast(function: Mutation) -> Mutation:
+    return lambda x, y, _, *options: function(x, y, y.dtype, *options)
 
 
-def _float64_result(_: object) -> Callable[..., Any]:
-    return lambda x, y, xp: np.dtype(np.float64)
+def _always(dtype: str) -> Callable[[object], Mutation]:
+    return lambda _: lambda *args: np.dtype(dtype)
 
 
-def _without_one(function: Callable[..., Any]) -> Callable[..., Any]:
-    def derivatives(x: Any, y: Any, **options: Any) -> Any:
-        by_x, by_y = function(x, y, **options)
-        return by_x, by_y - 1
-
-    return derivatives
+def _cast_to(dtype: str) -> Callable[[Mutation], Mutation]:
+    return lambda function: lambda x, y: (np, y.astype(dtype), function(x, y)[2])
 
 
-def _swapped(function: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda x, y, **options: function(y, x, **options)
+def _without_one(function: Mutation) -> Mutation:
+    return lambda x, y, argnum, weight, *options: function(x, y, argnum, weight, *options) - argnum * weight
 
 
-def _ignores_log_target(function: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda x, y, *, log_target, **options: function(x, y, log_target=False, **options)
+def _swapped(function: Mutation) -> Mutation:
+    return lambda x, y, *options: function(y, x, *options)
 
 
-def _binary_logarithm(_: object) -> Callable[..., Any]:
+def _ignores_log_target(function: Mutation) -> Mutation:
+    return lambda x, y, log_target, *options: function(x, y, False, *options)
+
+
+def _binary_logarithm(_: object) -> Mutation:
     return lambda x, y, log_target, convention, xp: xp.exp(y) * (y - x) if log_target else y * (xp.log2(y) - x)
 
 
-def _running_sum(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A running total in float16, where the reduction is one."""
-
-    def reduce(elements: Any, reduction: str, xp: Any) -> Any:
-        return function(elements.astype(np.float16), reduction, xp) if reduction != "none" else elements
-
-    return reduce
+def _summed_in_float16(function: Mutation) -> Mutation:
+    return lambda value, elements, *options: function(elements.sum(dtype=np.float16), elements, *options)
 
 
-def _crash(_: object) -> Callable[..., Any]:
+def _block_summed_in_float16(function: Mutation) -> Mutation:
+    def evaluated(*args: Any) -> Any:
+        elements, total, _, on_edge = function(*args)
+        return elements, total, elements.sum(dtype=np.float16).item(), on_edge
+
+    return evaluated
+
+
+def _crash(_: object) -> Mutation:
     """An error, but not the promised one."""
 
     def crash(input: Any, target: Any, xp: Any) -> Any:
@@ -132,35 +157,52 @@ def _crash(_: object) -> Callable[..., Any]:
     return crash
 
 
-MUTATIONS = {
-    "a sign": ("_loss.loss_elements", _negate),
-    "a sign of the gradients": ("_loss.loss_derivatives", lambda f: lambda *a, **k: tuple(-g for g in f(*a, **k))),
-    "a batch too large by one": ("_loss._averaged", _one_more_row),
-    "mean over the batch only": ("_loss._averaged", _rows_for_mean),
-    "a dropped mask": ("_formulas._edge", _no_edge),
-    "a mask too wide": ("_formulas._edge", _clamped_edge),
-    "a NaN target swallowed": ("_formulas._edge", _edge_with_nan),
-    "float16 accumulation": ("_loss._reduce", _running_sum),
-    "float16 not widened": ("_loss.computing_dtype", _no_widening),
-    "computed in float16": ("_loss.computing_dtype", _narrowing),
-    "computed in float32": ("_loss.computing_dtype", _single_precision),
-    "a result of another dtype": ("_loss.result_dtype", _float64_result),
-    "a missing term of the gradient": ("_loss.loss_derivatives", _without_one),
-    "swapped arguments": ("_loss.loss_elements", _swapped),
-    "log_target ignored": ("_loss.loss_elements", _ignores_log_target),
-    "a crash for a refusal": ("_loss.of_same_shape", _crash),
-    "a binary logarithm": ("_formulas._loss_off_edge", _binary_logarithm),
+def _of_formulas(name: str, mutate: Callable[[Mutation], Mutation]) -> dict[str, Callable[[Mutation], Mutation]]:
+    return {f"_formulas.{name}": mutate, f"_blocks.{name}": mutate}
+
+
+def _computing_in(dtype: str) -> dict[str, Callable[[Mutation], Mutation]]:
+    names = ("_loss.computing_dtype", "_loss.adding_dtype", "_numpy.computing_dtype")
+    return {**dict.fromkeys(names, _always(dtype)), "_numpy.ready_to_add_few": _cast_to(dtype)}
+
+
+# What is wrong in the plain formulas, and in the path that is fast.
+MUTATIONS: dict[str, dict[str, Callable[[Mutation], Mutation]]] = {
+    "a sign": _of_formulas("loss_off_edge", _negate),
+    "a sign of the gradients": _of_formulas("derivative_off_edge", _negate),
+    "a batch too large by one": {"_loss._averaged": _one_more_row, "_blocks.counted": _one_more_row_counted},
+    "mean over the batch only": {"_loss._averaged": _rows_for_mean, "_blocks.counted": _rows_counted_for_mean},
+    "a dropped mask": _of_formulas("edge_of", _no_edge),
+    "a mask too wide": _of_formulas("edge_of", _clamped_edge),
+    "a NaN target swallowed": _of_formulas("edge_of", _edge_with_nan),
+    "float16 accumulation": {"_loss._averaged": _summed_in_float16, "_blocks._evaluated": _block_summed_in_float16},
+    "float16 not widened": {
+        **dict.fromkeys(("_loss.computing_dtype", "_loss.adding_dtype", "_numpy.computing_dtype"), _same_dtype),
+        "_numpy.ready_to_add_few": _not_cast,
+        "_blocks._added_up": _blocks_not_cast,
+    },
+    "computed in float16": _computing_in("float16"),
+    "computed in float32": _computing_in("float32"),
+    "a result of another dtype": dict.fromkeys(("_loss.result_dtype", "_numpy.result_dtype"), _always("float64")),
+    "a missing term of the gradient": _of_formulas("derivative_off_edge", _without_one),
+    "swapped arguments": _of_formulas("loss_off_edge", _swapped),
+    "log_target ignored": _of_formulas("loss_off_edge", _ignores_log_target),
+    "a crash for a refusal": {"_loss.of_same_shape": _crash},
+    "a binary logarithm": _of_formulas("loss_off_edge", _binary_logarithm),
 }
 
 
+@every_path
 @pytest.mark.parametrize("convention", CONVENTIONS)
 @pytest.mark.parametrize("mutation", MUTATIONS)
-def test_a_mutated_implementation_is_caught(mutation: str, convention: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    name, mutate = MUTATIONS[mutation]
-    module, _, function = f"kldiv_xp.{name}".rpartition(".")
-    original = getattr(__import__(module, fromlist=[function]), function)
-    monkeypatch.setattr(f"{module}.{function}", mutate(original))
-    assert differences(numpy.KLDivXP(convention))
+def test_a_mutated_implementation_is_caught(
+    mutation: str, convention: str, path: Callable[[str], Implementation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, mutate in MUTATIONS[mutation].items():
+        module, _, function = f"kldiv_xp.{name}".rpartition(".")
+        original = getattr(__import__(module, fromlist=[function]), function)
+        monkeypatch.setattr(f"{module}.{function}", mutate(original))
+    assert differences(path(convention))
 
 
 def example(input: Any, target: Any, reduction: str = "none", *, log_target: bool = False) -> Case:

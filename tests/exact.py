@@ -4,6 +4,7 @@ The values come from the formula in the documentation, evaluated by mpmath on th
 in the documentation where the formula breaks down. Nothing here knows of the code under test.
 """
 
+import importlib
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -110,6 +111,14 @@ def derivative_tolerances(
         scale = p if argnum == 0 or log_target else mpf(1)
         result.append(K * (eps * scale + smallest) * terms)
     return result
+
+
+def gradients_agree(one: Any, other: Any, x: Any, y: Any, argnum: int, log_target: bool, dtype: str) -> None:
+    """Fail unless two gradients are the same within twice the tolerance of each."""
+    xp = importlib.import_module(type(x).__module__)
+    values = derivative_tolerances(numbers(x), numbers(y), argnum, xp, dtype, log_target=log_target)
+    within = np.asarray([float(value) for value in values]).reshape(x.shape)
+    assert np.all(np.abs(numbers(one) - numbers(other)) <= 2 * within)
 
 
 def assert_within(actual: Any, exact: list[mpf], tolerance: list[mpf], dtype: str) -> None:

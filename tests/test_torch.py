@@ -86,7 +86,7 @@ def test_functional_transformations_compose(loss: KLDivLoss) -> None:
     )
     by_x, by_y = grad(total, argnums=(0, 1))(x, y)
     for argnum, (one, other) in enumerate(zip((by_x, by_y), closed, strict=True)):
-        agree(one, other, x, y, argnum, loss.log_target)
+        exact.gradients_agree(one, other, x, y, argnum, loss.log_target, "float64")
     result: Any = jvp(total, (x, y), (torch.ones_like(x), torch.zeros_like(y)))
     value, tangent = result
     assert torch.equal(value, total(x, y))
@@ -96,17 +96,10 @@ def test_functional_transformations_compose(loss: KLDivLoss) -> None:
     per_sample = vmap(grad(total))(x, y)
     assert per_sample.shape == x.shape
     for row, a, b in zip(per_sample, x, y, strict=True):
-        agree(row, grad(total)(a, b), a, b, 0, loss.log_target)
+        exact.gradients_agree(row, grad(total)(a, b), a, b, 0, loss.log_target, "float64")
     second = hessian(total, argnums=(0, 1))(x, y)
     assert second[0][1].shape == (*x.shape, *y.shape)
     assert not second[0][0].any()  # linear in the input
-
-
-def agree(one: torch.Tensor, other: torch.Tensor, x: Any, y: Any, argnum: int, log_target: bool, dtype: str = "float64") -> None:
-    """Fail unless two gradients are the same within twice the tolerance of each."""
-    values = exact.derivative_tolerances(numbers(x), numbers(y), argnum, torch, dtype, log_target=log_target)
-    within = np.asarray([float(value) for value in values]).reshape(x.shape)
-    assert np.all(np.abs(numbers(one) - numbers(other)) <= 2 * within)
 
 
 class TestCompile:
@@ -135,7 +128,7 @@ class TestCompile:
                 value.sum().backward()  # type: ignore[no-untyped-call]
                 results.append((a.grad, b.grad))
             for argnum, (one, other) in enumerate(zip(*results, strict=True)):
-                agree(one, other, x, y, argnum, loss.log_target, "float32")
+                exact.gradients_agree(one, other, x, y, argnum, loss.log_target, "float32")
 
     @pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="no C++ compiler")
     # What Inductor imports at its first use calls this deprecated function of PyTorch's own.

@@ -15,7 +15,20 @@ Namespace = Any
 
 
 def loss_elements(x: Array, y: Array, log_target: bool, convention: Convention, xp: Namespace) -> Array:
-    """Loss of each element, for autodiff to go through."""
+    """Loss of each element, which autodiff must not go through."""
+    edge = edge_of(x, y, log_target, convention, xp)
+    elements = loss_off_edge(x, y, log_target, convention, xp)
+    return elements if edge is None else xp.where(edge, 0.0, elements)
+
+
+def loss_elements_for_autodiff(
+    x: Array, y: Array, log_target: bool, convention: Convention, xp: Namespace
+) -> Array:
+    """Loss of each element.
+
+    It is not enough to mask the result. Autodiff multiplies the derivative of the branch that was not taken by zero, and
+    zero times infinity is NaN; see https://github.com/jax-ml/jax/issues/1052.
+    """
     edge = edge_of(x, y, log_target, convention, xp)
     if edge is None:
         return loss_off_edge(x, y, log_target, convention, xp)
@@ -26,11 +39,12 @@ def loss_elements(x: Array, y: Array, log_target: bool, convention: Convention, 
 def loss_derivative(
     x: Array, y: Array, argnum: int, weight: Array | float, log_target: bool, convention: Convention, xp: Namespace
 ) -> Array:
-    """Derivative of each element's loss, by ``x`` (0) or by ``y`` (1), times ``weight``."""
+    """Derivative of each element's loss, by ``x`` (0) or by ``y`` (1), times ``weight``; autodiff may go through it."""
     edge = edge_of(x, y, log_target, convention, xp)
     if edge is None:
         return derivative_off_edge(x, y, argnum, weight, log_target, xp)
-    x, y = _without_edge(edge, x, y, log_target, xp)
+    if argnum == 1:
+        x, y = _without_edge(edge, x, y, log_target, xp)
     return xp.where(edge, 0.0, derivative_off_edge(x, y, argnum, weight, log_target, xp))
 
 
@@ -50,11 +64,7 @@ def edge_of(x: Array, y: Array, log_target: bool, convention: Convention, xp: Na
 
 
 def _without_edge(edge: Array, x: Array, y: Array, log_target: bool, xp: Namespace) -> tuple[Array, Array]:
-    """``x`` and ``y`` with ordinary numbers on the edge.
-
-    Masking the result is not enough. Autodiff multiplies the derivative of the branch that was not taken by zero, and
-    zero times infinity is NaN; see https://github.com/jax-ml/jax/issues/1052.
-    """
+    """``x`` and ``y`` with ordinary numbers on the edge."""
     return xp.where(edge, 0.0, x), xp.where(edge, 0.0 if log_target else 1.0, y)
 
 

@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 from kldiv_xp import _blocks
-from kldiv_xp._formulas import loss_elements
+from kldiv_xp._formulas import loss_elements, loss_elements_for_autodiff
 from kldiv_xp._options import Convention, Reduction
 
 Array = Any
@@ -135,8 +135,9 @@ def differentiable_loss_elements(x: Array, y: Array, log_target: bool, conventio
     """Loss of each element, with the closed form as its derivative unless a compiler looks for one of its own."""
     import torch
 
-    compiled = is_compiling(x) or torch.jit.is_tracing()
-    if compiled or not is_ordinary_type(type(x)) or not (is_watched() or needs_grad(x, y)):
+    if is_compiling(x) or torch.jit.is_tracing() or not is_ordinary_type(type(x)):
+        return loss_elements_for_autodiff(x, y, log_target, convention, namespace())
+    if not (is_watched() or needs_grad(x, y)):
         return loss_elements(x, y, log_target, convention, namespace())
     from kldiv_xp._torch_autograd import LossElements
 
