@@ -100,9 +100,7 @@ def equal_elements_or_sums(placement: Any) -> None:
             # One process computes the closed form, of which that by the input is what autograd comes to.
             if argnum == 0:
                 assert torch.equal(gradient.full_tensor(), of_one_process)
-            exact.gradients_agree(
-                gradient.full_tensor(), of_one_process, x, y, argnum, loss.log_target, dtype_name(x)
-            )
+            exact.gradients_agree(gradient.full_tensor(), of_one_process, x, y, argnum, loss.log_target, dtype_name(x))
 
 
 @check

@@ -24,19 +24,14 @@ def loss(
     size = library.size_of(x)
     if reduction == "none":
         return _unreduced(x, y, size, log_target, convention, library)
-    if size <= library.FEW:
-        xp, wide, dtype = library.ready_to_add_few(x, y)
-        _, total, value, on_edge = _evaluated(x, wide, log_target, convention, xp)
-    else:
-        dtype, total = library.result_dtype(x, y), None
-        value, on_edge = _added_up(x, y, library.native().float64, log_target, convention, library)
+    xp, dtype = library.native(), library.result_dtype(x, y)
+    value, on_edge = _added_up(x, y, size, xp.float64, log_target, convention, library)
     if not math.isfinite(value):  # what overflows is that of the elements in their own dtype
-        computing, total = library.computing_dtype(dtype), None
-        value, on_edge = _added_up(x, y, computing, log_target, convention, library)
+        value, on_edge = _added_up(x, y, size, library.computing_dtype(dtype), log_target, convention, library)
     if reduction != "sum":
         count = counted(x, reduction, size)
         value = value / count if count else math.nan
-    return library.number(value, dtype, total), on_edge
+    return library.number(value, dtype), on_edge
 
 
 def counted(x: Array, reduction: Reduction, size: int) -> int:
@@ -117,11 +112,11 @@ def _unreduced(
     xp, dtype = library.native(), library.result_dtype(x, y)
     computing = library.computing_dtype(dtype)
     if size <= library.FEW:
-        elements, _, _, on_edge = _evaluated(x, library.cast(y, computing), log_target, convention, xp)
+        elements, _, on_edge = _evaluated(x, library.cast(y, computing), log_target, convention, xp)
         return library.cast(elements, dtype), on_edge
 
     def write(out: Array, x: Array, y: Array) -> bool:
-        out[...], _, _, on_edge = _evaluated(x, library.cast(y, computing), log_target, convention, xp)
+        out[...], _, on_edge = _evaluated(x, library.cast(y, computing), log_target, convention, xp)
         return on_edge
 
     out = xp.empty_like(x, dtype=dtype)
@@ -129,36 +124,34 @@ def _unreduced(
 
 
 def _added_up(
-    x: Array, y: Array, dtype: Any, log_target: bool, convention: Convention, library: Library
+    x: Array, y: Array, size: int, dtype: Any, log_target: bool, convention: Convention, library: Library
 ) -> tuple[float, bool]:
     """Sum of the loss, of which each block is computed in ``dtype``, and whether some elements may be on the edge."""
     xp = library.native()
+    if size <= library.FEW:
+        return _evaluated(x, library.cast(y, dtype), log_target, convention, xp)[1:]
 
     def sum_of(x: Array, y: Array) -> tuple[float, bool]:
-        return _evaluated(x, library.cast(y, dtype), log_target, convention, xp)[2:]
+        return _evaluated(x, library.cast(y, dtype), log_target, convention, xp)[1:]
 
     values, on_edges = zip(*library.each(sum_of, _blocks((x, y), library)), strict=True)
     return sum(values), any(on_edges)
 
 
-def _evaluated(
-    x: Array, y: Array, log_target: bool, convention: Convention, xp: Any
-) -> tuple[Array, Array, float, bool]:
-    """Loss of each element, their sum as an array and as a number, and whether some may be on the edge.
+def _evaluated(x: Array, y: Array, log_target: bool, convention: Convention, xp: Any) -> tuple[Array, float, bool]:
+    """Loss of each element, their sum, and whether some may be on the edge.
 
     Whatever is on the edge is NaN by the formula, or right: only if the sum is not finite need anyone look for it.
     """
     elements = loss_off_edge(x, y, log_target, convention, xp)
-    total = elements.sum()
-    value = total.item()
+    value = elements.sum().item()
     if math.isfinite(value):
-        return elements, total, value, False
+        return elements, value, False
     edge = edge_of(x, y, log_target, convention, xp)
     if edge is None:
-        return elements, total, value, False
+        return elements, value, False
     elements = xp.where(edge, 0.0, elements)
-    total = elements.sum()
-    return elements, total, total.item(), True
+    return elements, elements.sum().item(), True
 
 
 def _blocks(arrays: tuple[Array, ...], library: Library) -> Iterator[tuple[Array, ...]]:

@@ -21,13 +21,11 @@ def loss_elements(x: Array, y: Array, log_target: bool, convention: Convention, 
     return elements if edge is None else xp.where(edge, 0.0, elements)
 
 
-def loss_elements_for_autodiff(
-    x: Array, y: Array, log_target: bool, convention: Convention, xp: Namespace
-) -> Array:
+def loss_elements_for_autodiff(x: Array, y: Array, log_target: bool, convention: Convention, xp: Namespace) -> Array:
     """Loss of each element.
 
-    It is not enough to mask the result. Autodiff multiplies the derivative of the branch that was not taken by zero, and
-    zero times infinity is NaN; see https://github.com/jax-ml/jax/issues/1052.
+    It is not enough to mask the result. Autodiff multiplies the derivative of the branch that was not taken by zero,
+    and zero times infinity is NaN; see https://github.com/jax-ml/jax/issues/1052.
     """
     edge = edge_of(x, y, log_target, convention, xp)
     if edge is None:
@@ -87,7 +85,7 @@ def _y_log_y(y: Array, xp: Namespace) -> Array:
 def derivative_off_edge(
     x: Array, y: Array, argnum: int, weight: Array | float, log_target: bool, xp: Namespace
 ) -> Array:
-    """Derivative of each element's loss, by ``x`` (0) or by ``y`` (1), times ``weight``, where it is not on the edge."""
+    """Derivative of each element's loss, by ``x`` (0) or by ``y`` (1), times ``weight``, off the edge."""
     p = xp.exp(y) if log_target else y
     if argnum == 0:
         return p * -weight

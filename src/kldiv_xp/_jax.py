@@ -41,7 +41,9 @@ def _jitted(reduction: Reduction, log_target: bool, convention: Convention) -> C
     from kldiv_xp._loss import plain_loss
 
     # Whether the arrays fit together is looked at when their shapes and dtypes are seen first.
-    compiled: Callable[[Array, Array], Array] = jax.jit(lambda x, y: plain_loss(x, y, reduction, log_target, convention))
+    compiled: Callable[[Array, Array], Array] = jax.jit(
+        lambda x, y: plain_loss(x, y, reduction, log_target, convention)
+    )
     return compiled
 
 
@@ -61,7 +63,7 @@ def _with_closed_form(log_target: bool, convention: Convention) -> Any:
     import jax.numpy as jnp
     from jax.custom_derivatives import SymbolicZero
 
-    options = (log_target, convention, jnp)
+    options: tuple[Any, ...] = (log_target, convention, jnp)
 
     @jax.custom_jvp
     def elements(x: Array, y: Array) -> Array:

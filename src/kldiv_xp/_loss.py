@@ -102,7 +102,7 @@ def kl_div(
            [ 0.    ,  0.    ,  0.    ]])
     """
     check_options(reduction, log_target, convention)
-    library = None if _torch.is_compiling(input) else _library_of(type(input))
+    library = _library_of(input)
     loss: Array = (
         plain_loss(input, target, reduction, log_target, convention)
         if library is None or not library.is_ordinary(input, target)
@@ -206,7 +206,7 @@ def kl_div_value_and_grad(
     """
     check_options(reduction, log_target, convention)
     wanted = _wanted_gradients(argnums)
-    library = None if _torch.is_compiling(input) else _library_of(type(input))
+    library = _library_of(input)
     array = None if cotangent is None or isinstance(cotangent, Real) else cotangent
     if library in (_numpy, _torch) and _blocks.can_differentiate(input, target, array, reduction, library):
         with quiet(library.native()):
@@ -251,7 +251,7 @@ def plain_value_and_grad(
             weight = _averaged(weight, wide[0], reduction, computing, xp)
         gradients = []
         for argnum in wanted:
-            gradient = loss_derivative(*wide, argnum, weight, log_target, convention, xp)
+            gradient = loss_derivative(wide[0], wide[1], argnum, weight, log_target, convention, xp)
             gradients.append(xp.astype(gradient, (x, y)[argnum].dtype, copy=False))
     return loss, gradients
 
@@ -270,9 +270,13 @@ def _computed(x: Any, y: Any, reduction: Reduction, log_target: bool, convention
         return xp.astype(loss, dtype, copy=False)
 
 
+def _library_of(x: Any) -> Any:
+    """Module for the library of an array of an ordinary type; ``None`` if the plain formulas are all that there is."""
+    return None if _torch.is_compiling(x) else _library_of_type(type(x))
+
+
 @cache
-def _library_of(kind: type) -> Any:
-    """Module for the library of ordinary arrays of a type; ``None`` if the plain formulas are all that there is."""
+def _library_of_type(kind: type) -> Any:
     return next((library for library in (_numpy, _torch, _jax) if library.is_ordinary_type(kind)), None)
 
 

@@ -92,7 +92,7 @@ def of_fixed_shape(x: Array) -> Array:
 def _with_closed_form(log_target: bool, convention: Convention) -> Any:
     import mlx.core as mx
 
-    options = (log_target, convention, namespace())
+    options: tuple[Any, ...] = (log_target, convention, namespace())
 
     @mx.custom_function
     def elements(x: Array, y: Array) -> Array:

@@ -101,12 +101,6 @@ def computing_dtype(dtype: DType) -> DType:
     return native().promote_types(dtype, "float32")
 
 
-def ready_to_add_few(x: Array, y: Array) -> tuple[Any, Array, DType]:
-    """Namespace, ``y`` in the dtype to add up in, and the dtype of the loss."""
-    np = sys.modules["numpy"]
-    return np, y.astype(np.float64, copy=False), result_dtype(x, y)
-
-
 def size_of(x: Array) -> int:
     size: int = x.size
     return size
@@ -121,7 +115,7 @@ def cast(x: Array, dtype: DType) -> Array:
     return x.astype(dtype, copy=False)
 
 
-def number(value: float, dtype: DType, total: Array | None) -> Array:  # noqa: ARG001
+def number(value: float, dtype: DType) -> Array:
     return dtype.type(value)
 
 

@@ -1,19 +1,20 @@
 """What is particular to PyTorch. Imported with the library, so it must not import torch itself."""
 
+import math
 import sys
 from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 
 from kldiv_xp import _blocks
-from kldiv_xp._formulas import loss_elements, loss_elements_for_autodiff
+from kldiv_xp._formulas import loss_elements, loss_elements_for_autodiff, loss_off_edge
 from kldiv_xp._options import Convention, Reduction
 
 Array = Any
 DType = Any
 
 FEW = 2**12
-"""Elements that are evaluated at once, and of float32 in float32: to convert them would take as long again."""
+"""Elements that are evaluated at once."""
 
 
 def is_tensor(x: object) -> bool:
@@ -75,7 +76,7 @@ def added_up(x: Any) -> Any:
 
 
 def is_compiling(x: object) -> bool:
-    """Whether ``torch.compile`` reads what is done with ``x``: then it sees the plain formulas, to make its own of them."""
+    """Whether ``torch.compile`` reads what is done with ``x``: it is shown the plain formulas, to make its own of them."""
     if not hasattr(x, "__torch_function__"):
         return False
     import torch
@@ -135,13 +136,13 @@ def differentiable_loss_elements(x: Array, y: Array, log_target: bool, conventio
     """Loss of each element, with the closed form as its derivative unless a compiler looks for one of its own."""
     import torch
 
-    if is_compiling(x) or torch.jit.is_tracing() or not is_ordinary_type(type(x)):
+    if is_compiling(x) or torch._C._is_tracing() or not is_ordinary_type(type(x)):
         return loss_elements_for_autodiff(x, y, log_target, convention, namespace())
     if not (is_watched() or needs_grad(x, y)):
         return loss_elements(x, y, log_target, convention, namespace())
     from kldiv_xp._torch_autograd import LossElements
 
-    return LossElements.apply(x, y, log_target, convention)
+    return LossElements.apply(x, y, log_target, convention)  # type: ignore[no-untyped-call]
 
 
 def sum(x: Array) -> Array:
@@ -156,7 +157,22 @@ def sum(x: Array) -> Array:
 
 def loss(x: Array, y: Array, reduction: Reduction, log_target: bool, convention: Convention) -> Array:
     """Loss of ordinary tensors."""
-    if (x.requires_grad or y.requires_grad) and sys.modules["torch"].is_grad_enabled():
+    torch = sys.modules["torch"]
+    recorded = (x.requires_grad or y.requires_grad) and torch.is_grad_enabled()
+    size = x.numel()
+    dtype = x.dtype
+    wide = dtype is y.dtype and (dtype is torch.float32 or dtype is torch.float64)
+    if wide and 0 < size <= FEW and reduction != "none" and not (recorded and y.requires_grad):
+        # Here each operation takes longer than the arithmetic. By the input the formula is linear, so that autograd
+        # finds the closed form, and keeps the target alone.
+        total = loss_off_edge(x, y, log_target, convention, torch).sum()
+        value = total.item()
+        if math.isfinite(value):  # so that nothing is on the edge: see _blocks
+            count = _blocks.counted(x, reduction, size)
+            if recorded:
+                return total / count if count > 1 else total
+            return total.fill_(value / count)
+    if recorded:
         return _loss_in_blocks()(x, y, (reduction, log_target, convention))
     return _blocks.loss(x, y, reduction, log_target, convention, sys.modules[__name__])[0]
 
@@ -171,7 +187,7 @@ def _loss_in_blocks() -> Callable[..., Array]:
 
 def needs_grad(*tensors: Array) -> bool:
     """Whether autograd records what is done with these."""
-    return any([x.requires_grad for x in tensors]) and sys.modules["torch"].is_grad_enabled()
+    return any(x.requires_grad for x in tensors) and sys.modules["torch"].is_grad_enabled()
 
 
 def native() -> Any:
@@ -181,15 +197,6 @@ def native() -> Any:
 def computing_dtype(dtype: DType) -> DType:
     torch = sys.modules["torch"]
     return torch.float64 if dtype is torch.float64 else torch.float32
-
-
-def ready_to_add_few(x: Array, y: Array) -> tuple[Any, Array, DType]:
-    """Namespace, ``y`` in the dtype to add up in, and the dtype of the loss."""
-    torch = sys.modules["torch"]
-    if x.dtype is y.dtype is torch.float32:
-        return torch, y, torch.float32
-    dtype = result_dtype(x, y)
-    return torch, cast(y, computing_dtype(dtype)), dtype
 
 
 def size_of(x: Array) -> int:
@@ -206,13 +213,10 @@ def cast(x: Array, dtype: DType) -> Array:
     return x if x.dtype is dtype else x.to(dtype)
 
 
-def number(value: float, dtype: DType, total: Array | None) -> Array:
-    """0-d tensor, in the place of ``total`` if that may be: making one takes as long as adding up."""
-    if total is not None and total.dtype is dtype:
-        return total.fill_(value)
+def number(value: float, dtype: DType) -> Array:
     torch = sys.modules["torch"]
-    wide = torch.scalar_tensor(value, dtype=torch.float64, device=_cpu())  # a default device may be another
-    return wide.to(dtype)
+    # In float64 first, for what is too large to be infinite; and a default device may be another.
+    return torch.scalar_tensor(value, dtype=torch.float64, device=_cpu()).to(dtype)
 
 
 @cache
@@ -221,7 +225,7 @@ def _cpu() -> Any:
 
 
 def block_size() -> int:
-    """Elements of a block: PyTorch divides them among its threads, by at least 32768, and each has a cache of its own."""
+    """Elements of a block: PyTorch gives each thread at least 32768, and each has a cache of its own."""
     threads: int = sys.modules["torch"].get_num_threads()
     return 2**15 * min(max(threads, 2), 8)
 

@@ -40,10 +40,11 @@ class LossElements(torch.autograd.Function):
         return *_derivatives(ctx, ctx.needs_input_grad[:2], (*cotangents, *cotangents)), None, None
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Any:
+    def jvp(ctx: Any, *tangents: Any) -> torch.Tensor:
         """Tangent of the loss."""
         terms = [term for term in _derivatives(ctx, (True, True), tangents) if term is not None]
-        return sum(terms[1:], start=terms[0])
+        tangent: torch.Tensor = sum(terms[1:], start=terms[0])
+        return tangent
 
 
 class LossInBlocks(torch.autograd.Function):
@@ -81,7 +82,10 @@ class LossInBlocks(torch.autograd.Function):
                 weight = weight.item() / count
 
             def gradient(argnum: int) -> torch.Tensor:
-                return _blocks.gradient(x, y, argnum, weight, ctx.on_edge, log_target, convention, _torch)
+                of_block: torch.Tensor = _blocks.gradient(
+                    x, y, argnum, weight, ctx.on_edge, log_target, convention, _torch
+                )
+                return of_block
 
         by_x, by_y, _ = ctx.needs_input_grad
         return gradient(0) if by_x else None, gradient(1) if by_y else None, None

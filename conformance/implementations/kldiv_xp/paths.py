@@ -1,4 +1,4 @@
-"""``kldiv_xp`` by other paths than those that its arrays take: by the plain formulas, and in blocks of a few elements."""
+"""``kldiv_xp`` by other paths than its arrays take: by the plain formulas, and in blocks of a few elements."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
