@@ -37,17 +37,20 @@ def measure_imports(*, quick: bool, advance: Callable[[str], None]) -> Iterator[
     """Seconds of an import in a process of its own, in turns with the others."""
     there = [name for name in IMPORTED if find_spec(name) and not (quick and name == "torch")]
     seconds: dict[str, list[float]] = {name: [] for name in there}
-    for number in range(-1, 7 if quick else max(PAIRS.values())):
-        advance(f"import: round {number + 1}")
-        for name in there if number % 2 else there[::-1]:
-            if number < PAIRS[name]:
-                program = (
-                    "import json, time; started = time.perf_counter();"
-                    f" import {name}; print(json.dumps(time.perf_counter() - started))"
-                )
-                taken = child.run(["-c", program])
-                if number >= 0:  # the first is a warm-up, which compiles to bytecode
-                    seconds[name].append(taken)
+    with TemporaryDirectory(prefix="kldiv_xp-benchmarks-") as bytecode:
+        # Installed packages have bytecode, whatever an environment says of writing it.
+        compiled = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": bytecode}
+        for number in range(-1, 7 if quick else max(PAIRS.values())):
+            advance(f"import: round {number + 1}")
+            for name in there if number % 2 else there[::-1]:
+                if number < PAIRS[name]:
+                    program = (
+                        "import json, time; started = time.perf_counter();"
+                        f" import {name}; print(json.dumps(time.perf_counter() - started))"
+                    )
+                    taken = child.run(["-c", program], compiled)
+                    if number >= 0:  # the first is a warm-up, which compiles to bytecode
+                        seconds[name].append(taken)
     for name in IMPORTED[1:]:
         entry = Entry("import", "kldiv_xp", name, "s")
         if name in there:

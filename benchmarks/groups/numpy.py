@@ -11,6 +11,8 @@ from benchmarks import formula
 from benchmarks.contender import Call, Contender, ours, part, peer, reason
 from benchmarks.workload import Workload, operands
 from kldiv_xp import kl_div, kl_div_value_and_grad
+from kldiv_xp._loss import plain_loss
+from kldiv_xp._numpy import _threads
 
 BUFFERS = (4096, 16384, 65536)
 """Elements of buffers that stay in a cache."""
@@ -33,7 +35,7 @@ class NumPy:
 
     def threads(self) -> str:
         """Threads that this group computes in, in words."""
-        return "1 thread" if self.library == "numpy" else "the first CUDA device"
+        return f"1 thread, ours in {_threads()}" if self.library == "numpy" else "the first CUDA device"
 
     def takes(self, workload: Workload) -> bool:
         """Whether this group computes such a workload."""
@@ -49,6 +51,9 @@ class NumPy:
         options: Any = {"reduction": workload.reduction, "log_target": workload.log_target}
         function = kl_div_value_and_grad if workload.gradient else kl_div
         yield ours(lambda: self._done(lambda: function(x, y, **options)))
+        if not workload.gradient:
+            plain = (workload.reduction, workload.log_target, "oneflow")
+            yield ours(lambda: self._done(lambda: plain_loss(x, y, *plain)), "plain")
         yield peer("torch.nn.functional.kl_div", lambda: self._torch(workload, x, y))
         yield peer(f"{self.name} formula", lambda: self._done(self._formula(workload, x, y, xp)))
         if not workload.gradient:

@@ -8,6 +8,7 @@ from typing import Any
 from benchmarks.contender import Call, Contender, ours, part, peer, reason
 from benchmarks.workload import LARGEST, SMALLEST, Workload, operands
 from kldiv_xp import kl_div
+from kldiv_xp._loss import plain_loss
 
 BUFFERS = (16384, 65536, 262144)
 """Elements of buffers that stay in a cache. PyTorch uses a second thread from 32768 elements for each."""
@@ -63,6 +64,7 @@ class Torch:
             return lambda: self._done(forward_or_both(compile(function), workload, x, y))
 
         yield ours(prepare(our(workload)))
+        yield ours(prepare(lambda x, y: plain_loss(x, y, workload.reduction, workload.log_target, "oneflow")), "plain")
         if usual and workload.shape in (SMALLEST, LARGEST):
             yield ours(prepare(our(workload, convention="torch")), 'convention="torch"')
         yield peer("torch.nn.functional.kl_div", prepare(theirs))

@@ -60,8 +60,7 @@ def kl_div(
 
         ``"oneflow"`` is also what PyTorch did up to 1.12, and ``"torch"`` what it has done since. Wherever the loss is
         finite and the target not negative, its gradient is finite too, in every convention; at a zero target the
-        derivative by the target is 0. Overflow apart: where ``1 / p`` is infinite (a float32 target below 3e-39),
-        PyTorch's forward mode gives infinity and its double backward NaN.
+        derivative by the target is 0.
 
     Returns
     -------
@@ -272,7 +271,8 @@ def _computed(x: Any, y: Any, reduction: Reduction, log_target: bool, convention
 
 def _library_of(x: Any) -> Any:
     """Module for the library of an array of an ordinary type; ``None`` if the plain formulas are all that there is."""
-    return None if _torch.is_compiling(x) else _library_of_type(type(x))
+    kind: Any = type(x)
+    return None if _torch.is_compiling(x) else _library_of_type(kind)
 
 
 @cache

@@ -126,21 +126,19 @@ def block_size() -> int:
 
 def each(function: Callable[..., Any], blocks: Iterable[tuple[Array, ...]]) -> list[Any]:
     """Results of the function for each block, in threads where there is enough to do."""
-    errstate = sys.modules["numpy"].errstate
-    todo = deque(enumerate(blocks))
+    errstate = native().errstate
+    todo = deque[Any](enumerate(blocks))
     results = [None] * len(todo)
+    workers = max(1, min(_threads(), len(todo) // 2))
+    ends = (None,) * workers
+    todo.extend(ends)
 
     def work() -> None:
-        with errstate(all="ignore"):
-            while todo:
-                try:
-                    i, block = todo.popleft()
-                except IndexError:  # another thread took it
-                    return
+        with errstate(all="ignore"):  # each thread has a state of its own
+            for i, block in iter(todo.popleft, None):
                 results[i] = function(*block)
 
-    workers = min(_threads(), len(todo) // 2)
-    if workers < 2:
+    if workers == 1:
         work()
         return results
     from concurrent.futures import ThreadPoolExecutor
@@ -150,7 +148,7 @@ def each(function: Callable[..., Any], blocks: Iterable[tuple[Array, ...]]) -> l
         try:
             work()
         finally:
-            todo.clear()
+            todo.extendleft(ends)  # if this one failed, let the others stop
     for other in others:
         other.result()
     return results
@@ -158,6 +156,7 @@ def each(function: Callable[..., Any], blocks: Iterable[tuple[Array, ...]]) -> l
 
 def _threads() -> int:
     """Threads to compute in: as many as there are processors, or as other numerical libraries are told to take."""
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    affinity = getattr(os, "sched_getaffinity", None)  # not on every system
+    processors = len(affinity(0)) if affinity else os.cpu_count() or 1
     told = os.environ.get("OMP_NUM_THREADS", "")
     return min(processors, int(told) if told.isdecimal() and int(told) else processors, MOST_THREADS)

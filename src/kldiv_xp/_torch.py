@@ -76,7 +76,7 @@ def added_up(x: Any) -> Any:
 
 
 def is_compiling(x: object) -> bool:
-    """Whether ``torch.compile`` reads what is done with ``x``: it is shown the plain formulas, to make its own of them."""
+    """Whether ``torch.compile`` reads what is done with ``x``: it is shown the plain formulas to compile."""
     if not hasattr(x, "__torch_function__"):
         return False
     import torch
@@ -98,6 +98,7 @@ def is_ordinary(x: Array, y: Any) -> bool:
     dtypes, strided = _dtypes_and_layout()
     return (
         (type(y) is type(x) or is_ordinary_type(type(y)))
+        and not is_watched()  # before the shapes, which torch.jit.trace makes tensors
         and x.is_cpu
         and y.is_cpu
         and x.dtype in dtypes
@@ -105,7 +106,6 @@ def is_ordinary(x: Array, y: Any) -> bool:
         and x.layout is strided
         and y.layout is strided
         and x.shape == y.shape
-        and not is_watched()
     )
 
 

@@ -60,6 +60,7 @@ class LossInBlocks(torch.autograd.Function):
         """Loss, reduced."""
         ctx.save_for_backward(x, y)
         ctx.options = options
+        loss: torch.Tensor
         loss, ctx.on_edge = _blocks.loss(x, y, *options, _torch)
         return loss
 
@@ -75,8 +76,9 @@ class LossInBlocks(torch.autograd.Function):
             wide, weight = (x.to(computing), y.to(computing)), weight / count
 
             def gradient(argnum: int) -> torch.Tensor:
-                derivative: torch.Tensor = loss_derivative(*wide, argnum, weight, log_target, convention, torch)
-                return derivative.to((x, y)[argnum].dtype)
+                derivative = loss_derivative(*wide, argnum, weight, log_target, convention, torch)
+                narrow: torch.Tensor = derivative.to((x, y)[argnum].dtype)
+                return narrow
         else:
             if reduction != "none":
                 weight = weight.item() / count

@@ -1,0 +1,292 @@
+"""What holds for ordinary arrays, whose loss is not evaluated by the plain formulas as they stand."""
+
+import os
+import threading
+import tracemalloc
+from itertools import permutations
+from math import prod
+from typing import Any
+from unittest.mock import Mock, patch
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from kldiv_xp import KLDivLoss, _blocks, _loss, _numpy, _torch, kl_div, kl_div_value_and_grad
+from tests import exact
+from tests.backends import REDUCTIONS
+
+LIBRARIES = (_numpy, _torch)
+every_library = pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.__name__)
+every_reduction = pytest.mark.parametrize("reduction", REDUCTIONS)
+MIB = 2**20
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for library in LIBRARIES:
+        monkeypatch.setattr(library, "FEW", 4)
+        monkeypatch.setattr(library, "block_size", lambda: 4)
+
+
+def arrays(library: Any, *shape: int, dtype: str = "float32") -> tuple[Any, Any]:
+    """Log-probabilities, and probabilities of which some are zero."""
+    rng = np.random.default_rng(11)
+    y = np.exp(rng.normal(-1.0, 1.0, shape)) * (rng.random(shape) < 0.8)
+    pair = rng.normal(-1.0, 1.0, shape).astype(dtype), y.astype(dtype)
+    return pair if library is _numpy else tuple(map(torch.from_numpy, pair))  # type: ignore[return-value]
+
+
+def check(value: Any, reduction: Any, x: Any, y: Any, dtype: str = "float32") -> None:
+    x, y = (np.asarray(a, np.float64) for a in (x, y))
+    within = exact.total(exact.tolerances(x, y, np, dtype), x.shape, reduction)
+    exact.assert_within(value, exact.reduced(exact.losses(x, y), x.shape, reduction), within, dtype)
+
+
+class TestBlocks:
+    @given(
+        shape=st.lists(st.integers(1, 9), min_size=1, max_size=4),
+        block_size=st.integers(1, 20),
+        data=st.data(),
+    )
+    def test_they_hold_every_element_once_and_none_is_too_large(
+        self, shape: list[int], block_size: int, data: st.DataObject
+    ) -> None:
+        axes = data.draw(st.permutations(range(len(shape))))
+        steps = data.draw(st.lists(st.sampled_from([1, 2, -1]), min_size=len(shape), max_size=len(shape)))
+        numbers = np.arange(prod(shape)).reshape(shape).transpose(axes)[tuple(slice(None, None, k) for k in steps)]
+        for library in LIBRARIES:
+            if library is _torch and -1 in steps:  # PyTorch has no negative strides
+                continue
+            whole = (
+                numbers
+                if library is _numpy
+                else torch.arange(prod(shape)).reshape(shape).permute(*axes)[tuple(slice(None, None, k) for k in steps)]
+            )
+            with patch.object(library, "block_size", lambda: block_size):
+                blocks = [np.asarray(block) for (block,) in _blocks._blocks((whole,), library)]
+            assert all(block.size <= block_size for block in blocks)
+            assert sorted(np.concatenate([block.ravel() for block in blocks])) == sorted(np.ravel(numbers))
+
+    @every_library
+    @pytest.mark.parametrize("axes", list(permutations(range(3))), ids=str)
+    def test_they_are_taken_in_the_order_in_which_the_elements_lie_in_memory(self, library: Any, axes: Any) -> None:
+        whole = np.arange(60).reshape(3, 4, 5).transpose(axes)
+        with patch.object(library, "block_size", lambda: 5):
+            view = whole if library is _numpy else torch.arange(60).reshape(3, 4, 5).permute(*axes)
+            firsts = [int(np.asarray(block).min()) for (block,) in _blocks._blocks((view,), library)]
+        assert firsts == sorted(firsts)
+
+    @every_library
+    @every_reduction
+    @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+    @pytest.mark.parametrize("layout", ["C", "F", "strided", "broadcast"])
+    @pytest.mark.usefixtures("small_blocks")
+    def test_layouts_and_dtypes_make_no_difference(self, library: Any, reduction: Any, dtype: str, layout: str) -> None:
+        x, y = arrays(library, 6, 10, dtype=dtype)
+        if layout == "F":
+            y = y.T.copy().T if library is _numpy else y.T.contiguous().T
+        elif layout == "strided":
+            x, y = x[::2, 1::3], y[::2, 1::3]
+        elif layout == "broadcast":
+            x = np.broadcast_to(x[:1], x.shape) if library is _numpy else x[:1].expand(x.shape)
+        check(kl_div(x, y, reduction), reduction, x, y, dtype)
+
+    @every_library
+    def test_memory_beside_the_arrays_does_not_grow_with_them(self, library: Any) -> None:
+        x, y = arrays(library, 2000, 2000)
+        x, y = x.T, y.T
+        kl_div(x, y, "sum")
+        if library is _numpy:
+            tracemalloc.start()
+            kl_div(x, y, "batchmean")
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            assert peak < 8 * MIB
+        else:
+            with torch.profiler.profile(profile_memory=True) as profile:
+                kl_div(x, y, "batchmean")
+            largest = max(event.self_cpu_memory_usage for event in profile.events())  # type: ignore[attr-defined, union-attr]
+            assert 0 < largest < 2 * MIB
+
+    @every_library
+    def test_what_overflows_on_the_way_in_float32_does_not(self, library: Any) -> None:
+        x, y = arrays(library, 100, 100)
+        x = x * 0 - 1e36
+        y = y * 0 + 1.0
+        assert kl_div(x, y, "sum") == np.float32(np.inf)
+        np.testing.assert_allclose(kl_div(x, y), 1e36, rtol=1e-6)
+
+
+class TestThreads:
+    def test_their_number_makes_no_difference(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        x, y = arrays(_numpy, 700, 1000)
+        values = []
+        for threads in (1, 2, 3):
+            monkeypatch.setattr(_numpy, "_threads", lambda threads=threads: threads)
+            values.append(kl_div(x, y, "sum"))
+        assert values[0] == values[1] == values[2]
+
+    def test_none_is_left_behind(self) -> None:
+        before = threading.active_count()
+        kl_div(*arrays(_numpy, 700, 1000))
+        assert threading.active_count() == before
+
+    @pytest.mark.parametrize("in_main_thread", [True, False])
+    def test_an_error_in_one_reaches_the_caller(self, in_main_thread: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(_numpy, "_threads", lambda: 2)
+        met = threading.Barrier(2, timeout=60)
+
+        def fail(number: int) -> int:
+            if number < 2:
+                met.wait()  # so that there is one in each thread
+                if (threading.current_thread() is threading.main_thread()) == in_main_thread:
+                    raise MemoryError
+            return number
+
+        with pytest.raises(MemoryError):
+            _numpy.each(fail, [(i,) for i in range(100)])
+
+    @pytest.mark.parametrize(("told", "expected"), [("1", 1), ("2", 2), ("100", 4), ("", 4), ("many", 4), ("0", 4)])
+    def test_they_are_as_many_as_numerical_libraries_are_told_to_take(
+        self, told: str, expected: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("OMP_NUM_THREADS", told)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
+        assert _numpy._threads() == expected
+
+    def test_they_are_no_more_than_the_processors(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("OMP_NUM_THREADS", "3")
+        monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+        monkeypatch.setattr(os, "cpu_count", lambda: 2)
+        assert _numpy._threads() == 2
+
+    def test_the_caller_hears_of_no_warning(self) -> None:
+        x, y = arrays(_numpy, 700, 1000)
+        with np.errstate(all="raise"):
+            kl_div(x, y * 0, "none")
+            kl_div(x, y * 0)
+
+
+class TestTorch:
+    @pytest.mark.parametrize("size", [10, 1000], ids=["few", "many"])
+    @every_reduction
+    def test_backward_keeps_nothing_of_the_size_of_the_input_but_the_arguments(self, size: int, reduction: Any) -> None:
+        x, y = arrays(_torch, size, size)
+        kept = []
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            kept.append(tensor)
+            return tensor
+
+        x.requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = kl_div(x, y, reduction)
+        given = {x.data_ptr(), y.data_ptr()}
+        assert [tensor.shape for tensor in kept if tensor.numel() > 1 and tensor.data_ptr() not in given] == []
+        loss.sum().backward()  # type: ignore[no-untyped-call]
+        assert x.grad is not None
+
+    @pytest.mark.parametrize("size", [4, 100], ids=["few", "many"])
+    @every_reduction
+    def test_gradients_are_those_of_the_closed_form(self, size: int, reduction: Any) -> None:
+        x, y = arrays(_torch, size, size)
+        cotangent = torch.rand(size, size) if reduction == "none" else torch.tensor(3.0)
+        _, wanted = kl_div_value_and_grad(x, y, reduction, argnums=(0, 1), cotangent=cotangent)
+        a, b = x.clone().requires_grad_(), y.clone().requires_grad_()
+        kl_div(a, b, reduction).backward(cotangent)
+        for argnum, (leaf, gradient) in enumerate(zip((a, b), wanted, strict=True)):
+            exact.gradients_agree(leaf.grad, gradient, x, y, argnum, False, "float32")
+        alone = x.clone().requires_grad_()
+        kl_div(alone, y, reduction).backward(cotangent)
+        exact.gradients_agree(alone.grad, wanted[0], x, y, 0, False, "float32")
+
+    @pytest.mark.parametrize("size", [4, 100], ids=["few", "many"])
+    def test_gradients_can_be_computed_for_many_cotangents_at_once(self, size: int) -> None:
+        for reduction, shape in (("sum", (3,)), ("none", (3, size, size))):
+            x, y = (a.requires_grad_() for a in arrays(_torch, size, size))
+            cotangents = torch.rand(shape)
+            loss = kl_div(x, y, reduction)  # type: ignore[arg-type]
+            together = torch.autograd.grad(loss, (x, y), cotangents, is_grads_batched=True, retain_graph=True)
+            for i, cotangent in enumerate(cotangents):
+                for one, all_of_them in zip(
+                    torch.autograd.grad(loss, (x, y), cotangent, retain_graph=True), together, strict=True
+                ):
+                    torch.testing.assert_close(all_of_them[i], one)
+
+    # PyTorch's own forward mode, and the tracer that it advises against.
+    @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+    @pytest.mark.parametrize("size", [4, 100], ids=["few", "many"])
+    def test_forward_mode_sees_the_tangents(self, size: int) -> None:
+        x, y = arrays(_torch, size, size)
+        _, gradients = kl_div_value_and_grad(x, y, "sum", argnums=(0, 1))
+        with torch.autograd.forward_ad.dual_level():
+            dual = torch.autograd.forward_ad.make_dual(x, torch.ones_like(x))  # type: ignore[no-untyped-call]
+            loss = kl_div(dual, y, "sum")
+            tangent = torch.autograd.forward_ad.unpack_dual(loss).tangent  # type: ignore[no-untyped-call]
+        torch.testing.assert_close(tangent, gradients[0].sum())
+
+    @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # of the shapes, which it takes for constants
+    @pytest.mark.filterwarnings("ignore:`torch.jit.trace` is deprecated:DeprecationWarning")
+    @pytest.mark.filterwarnings("ignore:`torch.jit.trace_method` is deprecated:DeprecationWarning")
+    @pytest.mark.parametrize("by", ["make_fx", "jit.trace"])
+    def test_what_is_traced_is_the_whole_loss(self, by: str) -> None:
+        def loss(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            return kl_div(a, b)
+
+        x, y = arrays(_torch, 5, 7)
+        other = x - 1, torch.where(y == 0, 0.5, 0.0)
+        traced: Any = make_fx(loss)(x, y) if by == "make_fx" else torch.jit.trace(loss, (x, y))  # type: ignore[no-untyped-call]
+        torch.testing.assert_close(traced(*other), kl_div(*other))
+
+    def test_a_default_device_is_not_that_of_the_loss(self) -> None:
+        x, y = arrays(_torch, 100, 100)
+        with torch.device("meta"):
+            losses = [kl_div(x, y), kl_div(x[:3], y[:3]), kl_div(x, y, "none")]
+        assert {loss.device.type for loss in losses} == {"cpu"}
+
+    def test_parameters_are_taken_for_the_tensors_that_they_are(self) -> None:
+        x, y = arrays(_torch, 3, 4)
+        weights = torch.nn.Parameter(x)
+        kl_div(weights, y, "sum").backward()  # type: ignore[no-untyped-call]
+        assert weights.grad is not None
+        torch.testing.assert_close(weights.grad, -y)
+
+
+class TestJax:
+    def test_a_shape_seen_before_is_not_traced_again(self) -> None:
+        x, y = (jnp.asarray(a) for a in arrays(_numpy, 3, 17))
+        seen = Mock(side_effect=_loss.plain_loss)
+        with patch.object(_loss, "plain_loss", seen):
+            jax.clear_caches()
+            _loss._jax._jitted.cache_clear()
+            for _ in range(3):
+                kl_div(x, y)
+            assert seen.call_count == 1
+            kl_div(x[:2], y[:2])
+            assert seen.call_count == 2
+        _loss._jax._jitted.cache_clear()
+
+    def test_there_is_one_dispatch(self) -> None:
+        x, y = (jnp.asarray(a) for a in arrays(_numpy, 3, 4))
+        kl_div(x, y)
+        with patch.object(_loss, "plain_loss", side_effect=AssertionError("operation by operation")):
+            kl_div(x, y)
+
+    def test_without_jit_the_operations_are_dispatched_one_by_one(self) -> None:
+        x, y = (jnp.asarray(a) for a in arrays(_numpy, 3, 4))
+        with jax.disable_jit(), patch.object(jnp, "log", Mock(side_effect=jnp.log)) as log:
+            kl_div(x, y)
+        (call,) = log.call_args_list
+        assert not isinstance(call.args[0], jax.core.Tracer)
+
+    def test_a_traced_loss_holds_no_other_compiled_function(self) -> None:
+        x, y = (jnp.asarray(a) for a in arrays(_numpy, 3, 4))
+        jaxpr = str(jax.make_jaxpr(KLDivLoss("batchmean"))(x, y))
+        assert "plain_loss" not in jaxpr
+        assert "name=<lambda>" not in jaxpr
