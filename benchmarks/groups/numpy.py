@@ -52,7 +52,7 @@ class NumPy:
         function = kl_div_value_and_grad if workload.gradient else kl_div
         yield ours(lambda: self._done(lambda: function(x, y, **options)))
         if not workload.gradient:
-            plain = (workload.reduction, workload.log_target, "oneflow")
+            plain: tuple[Any, ...] = (workload.reduction, workload.log_target, "oneflow")
             yield ours(lambda: self._done(lambda: plain_loss(x, y, *plain)), "plain")
         yield peer("torch.nn.functional.kl_div", lambda: self._torch(workload, x, y))
         yield peer(f"{self.name} formula", lambda: self._done(self._formula(workload, x, y, xp)))

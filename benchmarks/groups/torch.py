@@ -64,7 +64,8 @@ class Torch:
             return lambda: self._done(forward_or_both(compile(function), workload, x, y))
 
         yield ours(prepare(our(workload)))
-        yield ours(prepare(lambda x, y: plain_loss(x, y, workload.reduction, workload.log_target, "oneflow")), "plain")
+        plain: tuple[Any, ...] = (workload.reduction, workload.log_target, "oneflow")
+        yield ours(prepare(lambda x, y: plain_loss(x, y, *plain)), "plain")
         if usual and workload.shape in (SMALLEST, LARGEST):
             yield ours(prepare(our(workload, convention="torch")), 'convention="torch"')
         yield peer("torch.nn.functional.kl_div", prepare(theirs))
