@@ -74,6 +74,7 @@ class JAX:
         options: Any = {"reduction": workload.reduction, "log_target": workload.log_target}
         yield ours(prepare(lambda x, y: kl_div(x, y, **options)))
         if not self.jitted:
+            plain: tuple[Any, ...] = (workload.reduction, workload.log_target, "oneflow")
             yield ours(prepare(lambda x, y: plain_loss(x, y, *plain)), "plain")
         if workload.reduction == "batchmean":  # the sum over each row is all that Optax offers
             name = "optax.losses.kl_divergence" + "_with_log_targets" * workload.log_target
