@@ -3,8 +3,10 @@
 import os
 import threading
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from itertools import permutations
 from math import prod
+from pathlib import Path
 from typing import Any
 from unittest.mock import Mock, patch
 
@@ -114,6 +116,18 @@ class TestBlocks:
             largest = max(event.self_cpu_memory_usage for event in profile.events())
             assert 0 < largest < 2 * MIB
 
+    @pytest.mark.parametrize("rows", [3, 3000])
+    def test_a_target_of_huge_numbers_has_the_loss_of_the_formula(self, rows: int) -> None:
+        x, y = np.full((rows, 100), -3.0, np.float32), np.full((rows, 100), 3e38, np.float32)
+        x[0, 0] = np.inf
+        assert kl_div(x, y, "sum") == -np.inf
+
+    def test_the_loss_of_a_memory_map_is_none(self, tmp_path: Path) -> None:
+        x = np.memmap(tmp_path / "x", np.float32, "w+", shape=(300, 300))
+        y = np.memmap(tmp_path / "y", np.float32, "w+", shape=(300, 300))
+        loss, gradient = kl_div_value_and_grad(x, y, "none", cotangent=np.ones((300, 300)))
+        assert type(loss) is type(gradient) is np.ndarray
+
     @every_library
     def test_what_overflows_on_the_way_in_float32_does_not(self, library: Any) -> None:
         x, y = arrays(library, 100, 100)
@@ -121,6 +135,8 @@ class TestBlocks:
         y = y * 0 + 1.0
         assert kl_div(x, y, "sum") == np.float32(np.inf)
         np.testing.assert_allclose(kl_div(x, y), 1e36, rtol=1e-6)
+        if library is _torch:
+            np.testing.assert_allclose(torch.func.vmap(kl_div)(x[None], y[None]), 1e36, rtol=1e-6)
 
 
 class TestThreads:
@@ -131,6 +147,13 @@ class TestThreads:
             monkeypatch.setattr(_numpy, "_threads", lambda threads=threads: threads)
             values.append(kl_div(x, y, "sum"))
         assert values[0] == values[1] == values[2]
+
+    def test_where_there_are_none_to_have_the_caller_does_the_work(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        x, y = arrays(_numpy, 700, 1000)
+        expected = kl_div(x, y, "sum")
+        monkeypatch.setattr(_numpy, "_threads", lambda: 3)
+        monkeypatch.setattr(ThreadPoolExecutor, "submit", Mock(side_effect=RuntimeError("can't start new thread")))
+        assert kl_div(x, y, "sum") == expected
 
     def test_none_is_left_behind(self) -> None:
         before = threading.active_count()
@@ -169,28 +192,64 @@ class TestThreads:
     def test_the_caller_hears_of_no_warning(self) -> None:
         x, y = arrays(_numpy, 700, 1000)
         with np.errstate(all="raise"):
-            kl_div(x, y * 0, "none")
-            kl_div(x, y * 0)
+            for rows in (1, 700):
+                kl_div(x[:rows], y[:rows] * 0, "none")
+                kl_div(x[:rows], y[:rows] * 0)
 
 
 class TestTorch:
-    @pytest.mark.parametrize("size", [10, 1000], ids=["few", "many"])
+    @pytest.mark.parametrize("by_target", [False, True])
+    @pytest.mark.parametrize("log_target", [False, True])
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
     @every_reduction
-    def test_backward_keeps_nothing_of_the_size_of_the_input_but_the_arguments(self, size: int, reduction: Any) -> None:
-        x, y = arrays(_torch, size, size)
+    def test_backward_keeps_no_more_than_the_arguments_that_it_needs(
+        self, reduction: Any, dtype: torch.dtype, log_target: bool, by_target: bool
+    ) -> None:
+        x, y = (a.to(dtype) for a in arrays(_torch, 100, 100))
+        y = (y + 0.1).log() if log_target else y
         kept = []
 
         def keep(tensor: torch.Tensor) -> torch.Tensor:
-            kept.append(tensor)
+            kept.append(tensor.data_ptr())
             return tensor
 
         x.requires_grad_()
+        y.requires_grad_(by_target)
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            loss = kl_div(x, y, reduction)
-        given = {x.data_ptr(), y.data_ptr()}
-        assert [tensor.shape for tensor in kept if tensor.numel() > 1 and tensor.data_ptr() not in given] == []
+            loss = kl_div(x, y, reduction, log_target)
+        # Zeros of the target are on the edge, where the derivative by the input is a matter of both.
+        both = by_target or not log_target
+        assert kept == ([x.data_ptr(), y.data_ptr()] if both else [y.data_ptr()])
         loss.sum().backward()
         assert x.grad is not None
+
+    @pytest.mark.parametrize("size", [4, 100], ids=["few", "many"])
+    def test_the_input_may_be_written_to_once_the_loss_is_there(self, size: int) -> None:
+        x, y = arrays(_torch, size, size)
+        y = y + 0.1
+        leaf = x.clone().requires_grad_()
+        hidden = leaf * 1
+        loss = kl_div(hidden, y, "sum")
+        hidden.add_(1)
+        loss.backward()
+        exact.gradients_agree(leaf.grad, -y, x, y, 0, False, "float32")
+
+    def test_a_float16_gradient_is_the_same_if_it_is_to_be_differentiated(self) -> None:
+        x = torch.full((3000, 1000), -1.0, dtype=torch.float16, requires_grad=True)
+        y = torch.full((3000, 1000), 900.0, dtype=torch.float16)
+        once, twice = (torch.autograd.grad(kl_div(x, y), x, create_graph=create)[0] for create in (False, True))
+        assert torch.equal(once, twice)
+
+    @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+    @pytest.mark.parametrize("size", [4, 100], ids=["few", "many"])
+    def test_forward_mode_sees_the_tangent_of_the_cotangent(self, size: int) -> None:
+        x, y = arrays(_torch, size, size)
+        loss = kl_div(x.requires_grad_(), y, "sum")
+        with torch.autograd.forward_ad.dual_level():
+            dual = torch.autograd.forward_ad.make_dual(torch.tensor(1.0), torch.tensor(2.0))  # type: ignore[no-untyped-call]
+            (gradient,) = torch.autograd.grad(loss, x, dual)
+            tangent = torch.autograd.forward_ad.unpack_dual(gradient).tangent  # type: ignore[no-untyped-call]
+        torch.testing.assert_close(tangent, -2 * y)
 
     @pytest.mark.parametrize("size", [4, 100], ids=["few", "many"])
     @every_reduction

@@ -24,14 +24,11 @@ def loss(
     size = library.size_of(x)
     if reduction == "none":
         return _unreduced(x, y, size, log_target, convention, library)
-    xp, dtype = library.native(), library.result_dtype(x, y)
-    value, on_edge = _added_up(x, y, size, xp.float64, log_target, convention, library)
-    if not math.isfinite(value):  # what overflows is that of the elements in their own dtype
-        value, on_edge = _added_up(x, y, size, library.computing_dtype(dtype), log_target, convention, library)
+    value, on_edge = _added_up(x, y, size, log_target, convention, library)
     if reduction != "sum":
         count = counted(x, reduction, size)
         value = value / count if count else math.nan
-    return library.number(value, dtype), on_edge
+    return library.number(value, library.result_dtype(x, y)), on_edge
 
 
 def counted(x: Array, reduction: Reduction, size: int) -> int:
@@ -68,7 +65,7 @@ def gradient(
     def write(out: Array, x: Array, y: Array, weight: Array | float = weight) -> None:
         out[...] = gradient_of(x, y, weight)
 
-    out = xp.empty_like(of)
+    out = library.empty_like(of, of.dtype)
     library.each(write, _blocks((out, x, y) if isinstance(weight, float) else (out, x, y, weight), library))
     return out
 
@@ -122,23 +119,26 @@ def _unreduced(
         if found:  # never unset by another thread
             on_edge = True
 
-    out = xp.empty_like(x, dtype=dtype)
+    out = library.empty_like(x, dtype)
     library.each(write, _blocks((out, x, y), library))
     return out, on_edge
 
 
 def _added_up(
-    x: Array, y: Array, size: int, dtype: Any, log_target: bool, convention: Convention, library: Library
+    x: Array, y: Array, size: int, log_target: bool, convention: Convention, library: Library
 ) -> tuple[float, bool]:
-    """Sum of the loss, of which each block is computed in ``dtype``, and whether some elements may be on the edge."""
+    """Sum of the loss, and whether some elements may be on the edge.
+
+    In float64, as the terms of close distributions cancel, and NumPy's float32 logarithm errs to one side.
+    """
     xp = library.native()
     if size <= library.FEW:
-        return _evaluated(x, library.cast(y, dtype), False, log_target, convention, xp)[1:]
+        return _evaluated(x, library.cast(y, xp.float64), False, log_target, convention, xp)[1:]
     on_edge = False
 
     def sum_of(x: Array, y: Array) -> float:
         nonlocal on_edge
-        _, value, found = _evaluated(x, library.cast(y, dtype), on_edge, log_target, convention, xp)
+        _, value, found = _evaluated(x, library.cast(y, xp.float64), on_edge, log_target, convention, xp)
         if found:  # never unset by another thread
             on_edge = True
         return value
@@ -181,7 +181,8 @@ def _blocks(arrays: tuple[Array, ...], library: Library) -> Iterator[tuple[Array
     strides = library.strides_of(first)
     axis = max((i for i, n in enumerate(first.shape) if n > 1), key=lambda i: abs(strides[i]))
     length = first.shape[axis]
-    step = max(1, block_size * length // size)
+    most = max(1, block_size * length // size)
+    step = -(-length // -(-length // most))  # of even length
     for start in range(0, length, step):
         part = (*(slice(None),) * axis, slice(start, start + step))
         yield from _blocks(tuple(array[part] for array in arrays), library)

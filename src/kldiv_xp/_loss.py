@@ -1,7 +1,7 @@
 """The public loss: a function, the same function as a value, and its gradient in closed form."""
 
 from dataclasses import KW_ONLY, dataclass
-from functools import cache, partial
+from functools import lru_cache, partial
 from numbers import Real
 from typing import Any, TypeVar
 
@@ -259,8 +259,11 @@ def _computed(x: Any, y: Any, reduction: Reduction, log_target: bool, convention
     dtype = result_dtype(x, y, xp)
     computing = computing_dtype(dtype, xp) if reduction == "none" else adding_dtype(dtype, xp)
     with quiet(xp):
-        x, y = (xp.astype(array, computing, copy=False) for array in (x, y))
-        loss = _elements_of(x, xp)(x, y, log_target, convention)
+        if _torch.is_tensor(x):
+            loss = _torch.differentiable_loss_elements(x, y, computing, log_target, convention)
+        else:
+            x, y = (xp.astype(array, computing, copy=False) for array in (x, y))
+            loss = _elements_of(xp)(x, y, log_target, convention)
         if reduction != "none":
             total = _torch.sum(loss) if _torch.is_tensor(loss) else xp.sum(loss)
             loss = _averaged(total, loss, reduction, computing, xp)
@@ -275,19 +278,17 @@ def _library_of(x: Any) -> Any:
     return None if _torch.is_compiling(x) else _library_of_type(kind)
 
 
-@cache
+@lru_cache(maxsize=64)
 def _library_of_type(kind: type) -> Any:
     return next((library for library in (_numpy, _torch, _jax) if library.is_ordinary_type(kind)), None)
 
 
-def _elements_of(x: Any, xp: Any) -> Any:
+def _elements_of(xp: Any) -> Any:
     """Function for the loss of each element, with a derivative of its own where autodiff finds no good one."""
     if is_jax_namespace(xp):
         return _jax.differentiable_loss_elements
     if _mlx.is_namespace(xp):
         return _mlx.differentiable_loss_elements
-    if _torch.is_tensor(x):
-        return _torch.differentiable_loss_elements
     return partial(loss_elements, xp=xp)
 
 

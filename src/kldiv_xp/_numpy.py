@@ -4,7 +4,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cache
 from typing import Any
 
@@ -115,6 +115,10 @@ def cast(x: Array, dtype: DType) -> Array:
     return x.astype(dtype, copy=False)
 
 
+def empty_like(x: Array, dtype: DType) -> Array:
+    return native().empty_like(x, dtype=dtype, subok=False)  # else a memory map without a file
+
+
 def number(value: float, dtype: DType) -> Array:
     return dtype.type(value)
 
@@ -143,9 +147,11 @@ def each(function: Callable[..., Any], blocks: Iterable[tuple[Array, ...]]) -> l
         return results
     from concurrent.futures import ThreadPoolExecutor
 
+    others: list[Any] = []
     with ThreadPoolExecutor(workers - 1) as pool:
-        others = [pool.submit(work) for _ in range(workers - 1)]
         try:
+            with suppress(RuntimeError):  # there may be no more threads to have, as while the interpreter ends
+                others.extend(pool.submit(work) for _ in range(workers - 1))
             work()
         finally:
             todo.extendleft(ends)  # if this one failed, let the others stop

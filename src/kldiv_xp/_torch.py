@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from kldiv_xp import _blocks
-from kldiv_xp._formulas import loss_elements, loss_elements_for_autodiff, loss_off_edge
+from kldiv_xp._formulas import edge_of, loss_elements, loss_elements_for_autodiff, loss_off_edge
 from kldiv_xp._options import Convention, Reduction
 
 Array = Any
@@ -132,27 +132,30 @@ def is_watched() -> bool:
     return watched
 
 
-def differentiable_loss_elements(x: Array, y: Array, log_target: bool, convention: Convention) -> Array:
+def differentiable_loss_elements(
+    x: Array, y: Array, computing: DType, log_target: bool, convention: Convention
+) -> Array:
     """Loss of each element, with the closed form as its derivative unless a compiler looks for one of its own."""
     import torch
 
+    options = (log_target, convention, namespace())
     if is_compiling(x) or torch._C._is_tracing() or not is_ordinary_type(type(x)):
-        return loss_elements_for_autodiff(x, y, log_target, convention, namespace())
+        return loss_elements_for_autodiff(x.to(computing), y.to(computing), *options)
     if not (is_watched() or needs_grad(x, y)):
-        return loss_elements(x, y, log_target, convention, namespace())
+        return loss_elements(x.to(computing), y.to(computing), *options)
     from kldiv_xp._torch_autograd import LossElements
 
-    return LossElements.apply(x, y, log_target, convention)  # type: ignore[no-untyped-call]
+    return LossElements.apply(x, y, computing, log_target, convention)  # type: ignore[no-untyped-call]
 
 
 def sum(x: Array) -> Array:
-    """Sum of all elements: on the CPU in float64, because compiled code adds one number behind the other.
+    """Sum of all elements: on the CPU in float64, and of that dtype, because compiled code adds one behind the other.
 
     See https://github.com/pytorch/pytorch/issues/154703. GPUs add in blocks, and not all are fast in float64.
     """
     import torch
 
-    return torch.sum(x, dtype=torch.float64).to(x.dtype) if x.device.type == "cpu" else torch.sum(x)
+    return torch.sum(x, dtype=torch.float64) if x.device.type == "cpu" else torch.sum(x)
 
 
 def loss(x: Array, y: Array, reduction: Reduction, log_target: bool, convention: Convention) -> Array:
@@ -164,10 +167,16 @@ def loss(x: Array, y: Array, reduction: Reduction, log_target: bool, convention:
     wide = dtype is y.dtype and (dtype is torch.float32 or dtype is torch.float64)
     if wide and 0 < size <= FEW and reduction != "none" and not (recorded and y.requires_grad):
         # Here each operation takes longer than the arithmetic. By the input the formula is linear, so that autograd
-        # finds the closed form, and keeps the target alone.
-        total = loss_off_edge(x, y, log_target, convention, torch).sum()
+        # finds the closed form, and keeps the probabilities alone.
+        elements = loss_off_edge(x, y, log_target, convention, torch)
+        total = elements.sum()
         value = total.item()
-        if math.isfinite(value):  # so that nothing is on the edge: see _blocks
+        if not math.isfinite(value):  # something may be on the edge: see _blocks
+            edge = edge_of(x, y, log_target, convention, torch)
+            if edge is not None:
+                total = torch.where(edge, 0.0, elements).sum()
+                value = total.item()
+        if math.isfinite(value):
             count = _blocks.counted(x, reduction, size)
             if recorded:
                 return total / count if count > 1 else total
@@ -213,6 +222,10 @@ def cast(x: Array, dtype: DType) -> Array:
     return x if x.dtype is dtype else x.to(dtype)
 
 
+def empty_like(x: Array, dtype: DType) -> Array:
+    return sys.modules["torch"].empty_like(x, dtype=dtype)
+
+
 def number(value: float, dtype: DType) -> Array:
     torch = sys.modules["torch"]
     # In float64 first, for what is too large to be infinite; and a default device may be another.
@@ -225,9 +238,9 @@ def _cpu() -> Any:
 
 
 def block_size() -> int:
-    """Elements of a block: PyTorch gives each thread at least 32768, and each has a cache of its own."""
+    """Elements of a block: PyTorch gives each thread at least 32768, and temporaries are to stay below 8 MiB."""
     threads: int = sys.modules["torch"].get_num_threads()
-    return 2**15 * min(max(threads, 2), 8)
+    return 2**15 * min(max(threads, 2), 4)
 
 
 def each(function: Callable[..., Any], blocks: Iterable[tuple[Array, ...]]) -> list[Any]:

@@ -21,15 +21,17 @@ class LossElements(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: torch.Tensor, y: torch.Tensor, log_target: bool, convention: Convention) -> torch.Tensor:
-        """Loss of each element."""
-        elements: torch.Tensor = loss_elements(x, y, log_target, convention, torch)
+    def forward(
+        x: torch.Tensor, y: torch.Tensor, computing: torch.dtype, log_target: bool, convention: Convention
+    ) -> torch.Tensor:
+        """Loss of each element, in another dtype than that of the tensors, which are what is kept of them."""
+        elements: torch.Tensor = loss_elements(x.to(computing), y.to(computing), log_target, convention, torch)
         return elements
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:  # noqa: ARG004
         """Keep the two tensors, and nothing else."""
-        x, y, ctx.log_target, ctx.convention = inputs
+        x, y, *ctx.options = inputs
         ctx.save_for_backward(x, y)
         ctx.save_for_forward(x, y)
         ctx.set_materialize_grads(False)  # a tangent that is missing is no array of zeros: zero times infinity is NaN
@@ -37,7 +39,9 @@ class LossElements(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> tuple[torch.Tensor | None, ...]:
         """Gradients, which can be differentiated again."""
-        return *_derivatives(ctx, ctx.needs_input_grad[:2], (*cotangents, *cotangents)), None, None
+        gradients = _derivatives(ctx, ctx.needs_input_grad[:2], (*cotangents, *cotangents))
+        narrow = (g if g is None else g.to(of.dtype) for g, of in zip(gradients, ctx.saved_tensors, strict=True))
+        return *narrow, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> torch.Tensor:
@@ -58,10 +62,12 @@ class LossInBlocks(torch.autograd.Function):
         ctx: Any, x: torch.Tensor, y: torch.Tensor, options: tuple[Reduction, bool, Convention]
     ) -> torch.Tensor:
         """Loss, reduced."""
-        ctx.save_for_backward(x, y)
-        ctx.options = options
         loss: torch.Tensor
         loss, ctx.on_edge = _blocks.loss(x, y, *options, _torch)
+        # By the input the derivative is a matter of the target alone, and of the same dtype there is no need for it.
+        needs_x = ctx.needs_input_grad[1] or ctx.on_edge or x.dtype is not y.dtype
+        ctx.save_for_backward(x if needs_x else None, y)
+        ctx.options = options
         return loss
 
     @staticmethod
@@ -69,11 +75,12 @@ class LossInBlocks(torch.autograd.Function):
         """Gradients: in blocks, unless they are to be differentiated or mapped."""
         (weight,) = cotangents
         x, y = ctx.saved_tensors
+        x = y if x is None else x
         reduction, log_target, convention = ctx.options
         count = _blocks.counted(x, reduction, x.numel()) or 1
-        if torch.is_grad_enabled() or _is_mapped(weight):
+        if torch.is_grad_enabled() or _torch.is_watched() or _is_mapped(weight):
             computing = _torch.computing_dtype(_torch.result_dtype(x, y))
-            wide, weight = (x.to(computing), y.to(computing)), weight / count
+            wide, weight = (x.to(computing), y.to(computing)), weight.to(computing) / count
 
             def gradient(argnum: int) -> torch.Tensor:
                 derivative = loss_derivative(*wide, argnum, weight, log_target, convention, torch)
@@ -84,10 +91,10 @@ class LossInBlocks(torch.autograd.Function):
                 weight = weight.item() / count
 
             def gradient(argnum: int) -> torch.Tensor:
-                of_block: torch.Tensor = _blocks.gradient(
+                of_blocks: torch.Tensor = _blocks.gradient(
                     x, y, argnum, weight, ctx.on_edge, log_target, convention, _torch
                 )
-                return of_block
+                return of_blocks
 
         by_x, by_y, _ = ctx.needs_input_grad
         return gradient(0) if by_x else None, gradient(1) if by_y else None, None
@@ -102,10 +109,11 @@ def _is_mapped(x: torch.Tensor) -> bool:
 def _derivatives(
     ctx: Any, needed: tuple[bool, ...], weights: tuple[torch.Tensor | None, ...]
 ) -> list[torch.Tensor | None]:
-    x, y = ctx.saved_tensors
+    computing, log_target, convention = ctx.options
+    x, y = (saved.to(computing) for saved in ctx.saved_tensors)
     return [
         None
         if weights[argnum] is None or not needed[argnum]
-        else loss_derivative(x, y, argnum, weights[argnum], ctx.log_target, ctx.convention, torch)
+        else loss_derivative(x, y, argnum, weights[argnum], log_target, convention, torch)
         for argnum in (0, 1)
     ]
