@@ -15,17 +15,18 @@ Namespace = Any
 
 
 def loss_elements(x: Array, y: Array, log_target: bool, convention: Convention, xp: Namespace) -> Array:
-    """Loss of each element, which autodiff must not go through."""
+    """Loss of each element, with one mask; autodiff must not go through it."""
     edge = edge_of(x, y, log_target, convention, xp)
     elements = loss_off_edge(x, y, log_target, convention, xp)
     return elements if edge is None else xp.where(edge, 0.0, elements)
 
 
-def loss_elements_for_autodiff(x: Array, y: Array, log_target: bool, convention: Convention, xp: Namespace) -> Array:
-    """Loss of each element.
+def guarded_loss_elements(x: Array, y: Array, log_target: bool, convention: Convention, xp: Namespace) -> Array:
+    """Loss of each element, of which nothing is computed on the edge.
 
-    It is not enough to mask the result. Autodiff multiplies the derivative of the branch that was not taken by zero,
-    and zero times infinity is NaN; see https://github.com/jax-ml/jax/issues/1052.
+    For autodiff it is not enough to mask the result: it multiplies the derivative of the branch that was not taken by
+    zero, and zero times infinity is NaN; see https://github.com/jax-ml/jax/issues/1052. And what computes later may
+    warn of the logarithm then, where no one hears it.
     """
     edge = edge_of(x, y, log_target, convention, xp)
     if edge is None:

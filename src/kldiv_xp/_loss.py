@@ -9,7 +9,7 @@ from array_api_compat import is_jax_namespace
 
 from kldiv_xp import _blocks, _jax, _mlx, _numpy, _torch
 from kldiv_xp._arguments import adding_dtype, computing_dtype, of_same_shape, result_dtype, take
-from kldiv_xp._formulas import loss_derivative, loss_elements
+from kldiv_xp._formulas import guarded_loss_elements, loss_derivative
 from kldiv_xp._numpy import quiet
 from kldiv_xp._options import Convention, Reduction, check_options
 from kldiv_xp._shapes import may_be_equal, of_equal_shape, size_of_axes
@@ -289,7 +289,7 @@ def _elements_of(xp: Any) -> Any:
         return _jax.differentiable_loss_elements
     if _mlx.is_namespace(xp):
         return _mlx.differentiable_loss_elements
-    return partial(loss_elements, xp=xp)
+    return partial(guarded_loss_elements, xp=xp)
 
 
 def _wanted_gradients(argnums: object) -> tuple[int, ...]:

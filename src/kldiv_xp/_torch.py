@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from kldiv_xp import _blocks
-from kldiv_xp._formulas import edge_of, loss_elements, loss_elements_for_autodiff, loss_off_edge
+from kldiv_xp._formulas import edge_of, guarded_loss_elements, loss_elements, loss_off_edge
 from kldiv_xp._options import Convention, Reduction
 
 Array = Any
@@ -140,7 +140,7 @@ def differentiable_loss_elements(
 
     options = (log_target, convention, namespace())
     if is_compiling(x) or torch._C._is_tracing() or not is_ordinary_type(type(x)):
-        return loss_elements_for_autodiff(x.to(computing), y.to(computing), *options)
+        return guarded_loss_elements(x.to(computing), y.to(computing), *options)
     if not (is_watched() or needs_grad(x, y)):
         return loss_elements(x.to(computing), y.to(computing), *options)
     from kldiv_xp._torch_autograd import LossElements
