@@ -309,6 +309,26 @@ class TestTorch:
             losses = [kl_div(x, y), kl_div(x[:3], y[:3]), kl_div(x, y, "none")]
         assert {loss.device.type for loss in losses} == {"cpu"}
 
+    @pytest.mark.parametrize("requires_grad", [False, True])
+    @every_reduction
+    def test_other_devices_take_the_plain_formulas(self, reduction: Any, requires_grad: bool) -> None:
+        x, y = (torch.empty(100, 100, dtype=torch.bfloat16, device="meta") for _ in range(2))
+        kept = []
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            kept.append(tensor.dtype)
+            return tensor
+
+        x.requires_grad_(requires_grad)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = kl_div(x, y, reduction)
+        assert (loss.device.type, loss.dtype) == ("meta", torch.bfloat16)
+        if requires_grad:
+            loss.sum().backward()  # type: ignore[no-untyped-call]
+            assert kept == [torch.bfloat16] * 2  # the arguments, not what they are computed in
+            assert x.grad is not None
+            assert (x.grad.shape, x.grad.dtype) == (x.shape, x.dtype)
+
     def test_parameters_are_taken_for_the_tensors_that_they_are(self) -> None:
         x, y = arrays(_torch, 3, 4)
         weights = torch.nn.Parameter(x)
