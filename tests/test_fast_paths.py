@@ -329,6 +329,13 @@ class TestTorch:
             assert x.grad is not None
             assert (x.grad.shape, x.grad.dtype) == (x.shape, x.dtype)
 
+    @pytest.mark.parametrize("size", [1, 100], ids=["few", "many"])
+    @pytest.mark.parametrize("log_target", [False, True])
+    def test_an_infinite_loss_is_infinite(self, log_target: bool, size: int) -> None:
+        x, y = torch.full((size, size), -1.0), torch.full((size, size), -2.0 if log_target else 0.5)
+        x[0, 0] = -torch.inf
+        assert kl_div(x, y, "sum", log_target) == torch.inf
+
     def test_parameters_are_taken_for_the_tensors_that_they_are(self) -> None:
         x, y = arrays(_torch, 3, 4)
         weights = torch.nn.Parameter(x)

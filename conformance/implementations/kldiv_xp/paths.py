@@ -78,6 +78,10 @@ class TorchWithoutGrad(ClosedForm):
     def __init__(self, convention: str) -> None:
         super().__init__("kldiv_xp torch, closed form", "torch", convention)
 
+    def version(self) -> str:
+        """Version of PyTorch, whatever it was built for."""
+        return super().version().partition("+")[0]
+
     def namespace(self) -> Any:
         """PyTorch's namespace."""
         return array_api_compat.torch
