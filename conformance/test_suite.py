@@ -57,7 +57,7 @@ Mutation = Callable[..., Any]
 
 
 def _negate(function: Mutation) -> Mutation:
-    return lambda *args: -function(*args)
+    return lambda *args, **in_place: -function(*args, **in_place)
 
 
 def _one_more_row(function: Mutation) -> Mutation:
@@ -116,15 +116,17 @@ def _without_one(function: Mutation) -> Mutation:
 
 
 def _swapped(function: Mutation) -> Mutation:
-    return lambda x, y, *options: function(y, x, *options)
+    return lambda x, y, *options, **in_place: function(y, x, *options)
 
 
 def _ignores_log_target(function: Mutation) -> Mutation:
-    return lambda x, y, log_target, *options: function(x, y, False, *options)
+    return lambda x, y, log_target, *options, **in_place: function(x, y, False, *options)
 
 
 def _binary_logarithm(_: object) -> Mutation:
-    return lambda x, y, log_target, convention, xp: xp.exp(y) * (y - x) if log_target else y * (xp.log2(y) - x)
+    return lambda x, y, log_target, convention, xp, **in_place: (
+        xp.exp(y) * (y - x) if log_target else y * (xp.log2(y) - x)
+    )
 
 
 def _summed_in_float16(function: Mutation) -> Mutation:

@@ -154,7 +154,7 @@ def _evaluated(
     Whatever is on the edge is NaN by the formula, or right: only if the sum is not finite need anyone look for it.
     """
     if not on_edge:
-        elements = loss_off_edge(x, y, log_target, convention, xp)
+        elements = loss_off_edge(x, y, log_target, convention, xp, in_place=True)
         value = elements.sum().item()
         if math.isfinite(value):
             return elements, value, False

@@ -6,6 +6,7 @@ Wherever ``y`` is an ordinary number the conventions compute the same function, 
 difference between the conventions, apart from the rounding of ``"torch"``.
 """
 
+from operator import imul, isub, mul, sub
 from typing import Any
 
 from kldiv_xp._options import Convention
@@ -69,13 +70,20 @@ def _without_edge(edge: Array, x: Array, y: Array, log_target: bool, xp: Namespa
     return xp.where(edge, 0.0, x), xp.where(edge, 0.0 if log_target else 1.0, y)
 
 
-def loss_off_edge(x: Array, y: Array, log_target: bool, convention: Convention, xp: Namespace) -> Array:
-    """Loss of each element that is not on the edge; of one that is, NaN or the same zero."""
+def loss_off_edge(
+    x: Array, y: Array, log_target: bool, convention: Convention, xp: Namespace, *, in_place: bool = False
+) -> Array:
+    """Loss of each element that is not on the edge; of one that is, NaN or the same zero.
+
+    ``in_place`` writes into what the formula makes on the way, which saves time where that can be done.
+    """
+    operators: tuple[Any, Any] = (isub, imul) if in_place else (sub, mul)
+    subtract, multiply = operators
     if log_target:
-        return xp.exp(y) * (y - x)
+        return multiply(xp.exp(y), y - x)
     if convention == "torch":
-        return _y_log_y(y, xp) - y * x
-    return y * (xp.log(y) - x)
+        return subtract(_y_log_y(y, xp), y * x)
+    return multiply(subtract(xp.log(y), x), y)
 
 
 def _y_log_y(y: Array, xp: Namespace) -> Array:

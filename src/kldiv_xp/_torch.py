@@ -168,7 +168,7 @@ def loss(x: Array, y: Array, reduction: Reduction, log_target: bool, convention:
     if wide and 0 < size <= FEW and reduction != "none" and not (recorded and y.requires_grad):
         # Here each operation takes longer than the arithmetic. By the input the formula is linear, so that autograd
         # finds the closed form, and keeps the probabilities alone.
-        elements = loss_off_edge(x, y, log_target, convention, torch)
+        elements = loss_off_edge(x, y, log_target, convention, torch, in_place=True)
         total = elements.sum()
         value = total.item()
         if not math.isfinite(value):  # something may be on the edge: see _blocks
