@@ -88,7 +88,7 @@ larger-than-memory: $(READY)  ## The loss of 4 GB in two processes with less tha
 benchmarks: $(READY)  ## Measure the loss side by side with its peers, in less than 10 minutes: build/benchmarks
 	$(BIN)/python -m benchmarks
 
-accuracy: $(READY)  ## The errors of the loss and of its peers against the exact value
+accuracy: $(READY)  ## Errors of the loss and of its peers against the exact value, in some 10 minutes: build/benchmarks
 	$(BIN)/python -m benchmarks accuracy
 
 docs: $(READY)  ## Build the documentation: build/docs/index.html
