@@ -45,7 +45,7 @@ def loss_derivative(
         return derivative_off_edge(x, y, argnum, weight, log_target, xp)
     if argnum == 0:
         # The probability is masked, not the product: autodiff by the weight would multiply by an infinite one.
-        return 0.0 - xp.where(edge, 0.0, xp.exp(y) if log_target else y) * weight
+        return xp.where(edge, 0.0, xp.exp(y) if log_target else y) * -weight
     x, y = _without_edge(edge, x, y, log_target, xp)
     return xp.where(edge, 0.0, derivative_off_edge(x, y, argnum, weight, log_target, xp))
 
