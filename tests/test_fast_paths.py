@@ -364,6 +364,12 @@ class TestJax:
         with patch.object(_loss, "plain_loss", side_effect=AssertionError("operation by operation")):
             kl_div(x, y)
 
+    def test_an_error_is_that_of_the_library_alone(self) -> None:
+        with pytest.raises(ValueError, match="same shape") as caught:
+            kl_div(jnp.ones((2, 3)), jnp.ones(3))
+        assert not getattr(caught.value, "__notes__", [])
+        assert caught.value.__cause__ is caught.value.__context__ is None
+
     def test_without_jit_the_operations_are_dispatched_one_by_one(self) -> None:
         x, y = (jnp.asarray(a) for a in arrays(_numpy, 3, 4))
         with jax.disable_jit(), patch.object(jnp, "log", Mock(side_effect=jnp.log)) as log:

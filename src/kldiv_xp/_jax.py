@@ -31,7 +31,14 @@ def is_ordinary(x: Array, y: Any) -> bool:
 
 def loss(x: Array, y: Array, reduction: Reduction, log_target: bool, convention: Convention) -> Array:
     """Loss of ordinary arrays, in one dispatch."""
-    return _jitted(reduction, log_target, convention)(x, y)
+    try:
+        return _jitted(reduction, log_target, convention)(x, y)
+    except (TypeError, ValueError):
+        pass
+    from kldiv_xp._loss import plain_loss
+
+    # Once more for the error, without what JAX adds to one about its own frames.
+    return plain_loss(x, y, reduction, log_target, convention)
 
 
 @cache
