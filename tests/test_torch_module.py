@@ -144,7 +144,7 @@ def test_a_model_that_holds_it_is_compiled_as_one_graph() -> None:
     x, target = torch.ones(2, 4), torch.full((2, 3), 1 / 3)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     value = compiled(x, target)
-    assert torch.equal(value, model(x, target))
+    torch.testing.assert_close(value, model(x, target), rtol=4 * torch.finfo(value.dtype).eps, atol=0)
     value.backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     torch.compiler.reset()

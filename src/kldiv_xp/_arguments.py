@@ -67,10 +67,10 @@ def computing_dtype(dtype: DType, xp: Namespace) -> DType:
     return xp.float32 if xp.finfo(dtype).bits < 32 else dtype
 
 
-def adding_dtype(dtype: DType, xp: Namespace) -> DType:
+def adding_dtype(dtype: DType, x: Array, xp: Namespace) -> DType:
     """Dtype to add up in: the terms of close distributions cancel, and NumPy's float32 logarithm errs to one side."""
     computing = computing_dtype(dtype, xp)
-    return xp.result_type(computing, xp.float64) if _numpy.computes(xp) else computing
+    return xp.result_type(computing, xp.float64) if _numpy.computes_in_float64(x, xp) else computing
 
 
 def _one_library(given: dict[str, Any]) -> tuple[Namespace, dict[str, Array]]:

@@ -257,7 +257,7 @@ def plain_value_and_grad(
 
 def _computed(x: Any, y: Any, reduction: Reduction, log_target: bool, convention: Convention, xp: Any) -> Any:
     dtype = result_dtype(x, y, xp)
-    computing = computing_dtype(dtype, xp) if reduction == "none" else adding_dtype(dtype, xp)
+    computing = computing_dtype(dtype, xp) if reduction == "none" else adding_dtype(dtype, x, xp)
     with quiet(xp):
         if _torch.is_tensor(x):
             loss = _torch.differentiable_loss_elements(x, y, computing, log_target, convention)

@@ -105,6 +105,8 @@ def is_ordinary(x: Array, y: Any) -> bool:
         and (y.dtype is x.dtype or y.dtype in dtypes)
         and x.layout is strided
         and y.layout is strided
+        and not x.is_nested  # then it has no shape
+        and not y.is_nested
         and x.shape == y.shape
     )
 
