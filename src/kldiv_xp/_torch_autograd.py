@@ -12,8 +12,6 @@ from kldiv_xp import _blocks, _torch
 from kldiv_xp._formulas import loss_derivative, loss_elements
 from kldiv_xp._options import Convention, Reduction
 
-Options = dict[str, Any]
-
 
 class LossElements(torch.autograd.Function):
     """Loss of each element, for any mode of autograd and the transforms of ``torch.func``."""
@@ -61,7 +59,7 @@ class LossInBlocks(torch.autograd.Function):
     def forward(
         ctx: Any, x: torch.Tensor, y: torch.Tensor, options: tuple[Reduction, bool, Convention]
     ) -> torch.Tensor:
-        """Loss, reduced."""
+        """Loss, with the reduction in it."""
         loss: torch.Tensor
         loss, ctx.on_edge = _blocks.loss(x, y, *options, _torch)
         # By the input the derivative is a matter of the target alone, and of the same dtype there is no need for it.
