@@ -1,16 +1,21 @@
 """The program that builds the corpus: ``python -m conformance.build_corpus``.
 
-Run it to change the corpus, not to use it: what is judged is the committed file, so that a change of NumPy's generators
-or of scikit-learn's training does not change what implementations are given.
+Run it to change the corpus, not to use it: what is judged is the committed file, so that another processor's linear
+algebra, with which scikit-learn trains the models of the group real, does not change what implementations are given.
+All other arrays are the same to the last bit wherever they are built: random numbers come from integers, and what is no
+single IEEE operation is computed by mpmath and rounded once.
 """
 
 import argparse
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
+import mpmath
 import numpy as np
 import numpy.typing as npt
 
@@ -52,6 +57,20 @@ class Builder:
         self.operands[name] = {"array": name, "dtype": dtype}
         return name
 
+    def laid_out(self, operand: str, layout: str) -> str:
+        """Store that an operand lies otherwise in memory, and return the name of that operand."""
+        if layout == "contiguous":
+            return operand
+        name = f"{operand}:{layout}"
+        self.operands[name] = {**self.operands[operand], "layout": layout}
+        return name
+
+    def expanded(self, row: str, rows: int) -> str:
+        """Store an operand whose rows are all the same, with a stride of zero, and return its name."""
+        name = f"{row}:{rows} times"
+        self.operands[name] = {**self.operands[row], "rows": rows, "layout": "expanded from a row"}
+        return name
+
     def recipe(self, name: str, dtype: str, **recipe: Any) -> str:
         """Store the recipe of an array, and return the operand's name."""
         name = f"{name}:{dtype}"
@@ -73,8 +92,9 @@ class Builder:
         log_target: bool,
         reductions: Iterable[str] = REDUCTIONS,
         gradients: Sequence[str] = BOTH,
+        **how: str,
     ) -> None:
-        """Add a case for each reduction."""
+        """Add a case for each reduction; ``how`` has the cotangent and the call, if the case says one."""
         for reduction in reductions:
             self.cases.append(
                 {
@@ -85,6 +105,7 @@ class Builder:
                     "reduction": reduction,
                     "log_target": log_target,
                     "gradients": list(gradients),
+                    **how,
                 }
             )
 
@@ -97,6 +118,7 @@ def build() -> Builder:
     _random(builder)
     _close(builder)
     _real(builder)
+    _calls(builder)
     _refused(builder)
     return builder
 
@@ -154,48 +176,57 @@ _COMPANY_INPUTS = {"finite": -1.5, "+inf": np.inf, "-inf": -np.inf, "nan": np.na
 
 def _random(b: Builder) -> None:
     """Distributions over every shape, dtype and reduction, and a few with very many elements."""
-    rng = np.random.default_rng(2026)
     for any_shape, dtype in itertools.product(SHAPES, DTYPES):
-        _add_distributions(b, rng, any_shape, 1.0, (dtype, dtype))
-    for shape, concentration, dtype in itertools.product([(16, 10), (40, 25)], [0.02, 100.0], DTYPES):
-        _add_distributions(b, rng, shape, concentration, (dtype, dtype))
+        _add_distributions(b, any_shape, "even", (dtype, dtype))
+    for shape, kind, dtype in itertools.product([(16, 10), (40, 25)], ["sparse", "flat"], DTYPES):
+        _add_distributions(b, shape, kind, (dtype, dtype))
     for few, dtypes in itertools.product([(), (5, 3)], MIXED_DTYPES):
-        _add_distributions(b, rng, few, 1.0, dtypes)
+        _add_distributions(b, few, "even", dtypes)
     for shape, dtype in itertools.product([(100, 1000), (1000, 1000)], ("float32", "float64", "float16")):
         _add_large(b, shape, dtype)
     _add_large(b, (12500, 80), "float16")  # enough rows for a sum that float16 cannot hold
 
 
-def _add_distributions(
-    b: Builder, rng: np.random.Generator, shape: tuple[int, ...], concentration: float, dtypes: tuple[str, str]
-) -> None:
+def _add_distributions(b: Builder, shape: tuple[int, ...], kind: str, dtypes: tuple[str, str]) -> None:
     size = f"{'x'.join(map(str, shape)) or '0-d'}"
-    kind = {0.02: "sparse", 1.0: "even", 100.0: "flat"}[concentration]
-    name = f"{size}/{kind}/{dtypes[0] if dtypes[0] == dtypes[1] else '+'.join(dtypes)}"
+    name = f"random/{size}/{kind}/{dtypes[0] if dtypes[0] == dtypes[1] else '+'.join(dtypes)}"
+    input = b.array(f"{name}/input", _log_probabilities(f"{name}/input", shape), dtypes[0])
+    target = b.array(f"{name}/target", _probabilities(f"{name}/target", shape, kind), dtypes[1])
+    log_target = b.array(f"{name}/log_target", _log_probabilities(f"{name}/log_target", shape), dtypes[1])
+    for operand, is_log in ((target, False), (log_target, True)):
+        b.add("random", name.removeprefix("random/"), input, operand, log_target=is_log)
+
+
+def _uniform(name: str, shape: tuple[int, ...]) -> Floats:
+    """Random numbers in (0, 1) that belong to a name."""
+    return (record.random_integers(crc32(name.encode()), shape, bits=52).astype(np.float64) + 0.5) / 2**52
+
+
+_WEIGHTS: dict[str, Callable[[mpmath.mpf], mpmath.mpf]] = {
+    "even": lambda u: -mpmath.log(u),
+    "sparse": lambda u: u**50,
+    "flat": lambda u: 1 + (u - mpmath.mpf(0.5)) / 4,
+}
+"""Weights of a class, of a uniform number: all distributions alike, nearly one-hot ones, and nearly equal ones."""
+
+
+def _probabilities(name: str, shape: tuple[int, ...], kind: str) -> Floats:
+    """Random distributions over the last axis; over one class or none, a part of one over two."""
     classes = shape[-1] if shape else 1
-    if classes > 1:
-        probabilities = rng.dirichlet([concentration] * classes, shape[:-1])
-    else:  # over one class or none there is but one distribution: take part of a larger one
-        probabilities = rng.dirichlet([concentration, concentration], shape)[..., 0]
-    input = b.array(f"random/{name}/input", log_softmax(3 * rng.standard_normal(shape)), dtypes[0])
-    target = b.array(f"random/{name}/target", probabilities, dtypes[1])
-    b.add("random", name, input, target, log_target=False)
-    log_target = b.array(f"random/{name}/log_target", log_softmax(3 * rng.standard_normal(shape)), dtypes[1])
-    b.add("random", name, input, log_target, log_target=True)
+    weights = exactly(_WEIGHTS[kind], _uniform(name, shape if classes > 1 else (*shape, 2)))
+    probabilities = normalised(weights)
+    return probabilities if classes > 1 else probabilities[..., 0]
+
+
+def _log_probabilities(name: str, shape: tuple[int, ...]) -> Floats:
+    return log_softmax(12 * _uniform(name, shape) - 6)
 
 
 def _add_large(b: Builder, shape: tuple[int, int], dtype: str) -> None:
     rows, classes = shape
     name = f"{rows}x{classes}/recipe/{dtype}"
     input, log_target = (
-        b.recipe(
-            f"random/{rows}x{classes}/{role}",
-            dtype,
-            recipe="log_probabilities",
-            seed=seed,
-            shape=shape,
-            log_sums=_store_log_sums(b, seed, shape),
-        )
+        _add_log_probabilities(b, f"random/{rows}x{classes}/{role}", dtype, seed, shape)
         for role, seed in (("input", 1), ("log_target", 2))
     )
     target = b.recipe(f"random/{rows}x{classes}/target", dtype, recipe="probabilities", seed=3, shape=shape)
@@ -204,30 +235,29 @@ def _add_large(b: Builder, shape: tuple[int, int], dtype: str) -> None:
     b.add("random", name, input, log_target, log_target=True, gradients=())
 
 
-def _store_log_sums(b: Builder, seed: int, shape: tuple[int, int]) -> str:
-    name = f"random/{shape[0]}x{shape[1]}/log_sums/{seed}"
-    log_sums = np.log(np.exp(record.logits(seed, shape) / record.LOGIT_UNIT).sum(axis=-1, keepdims=True))
-    b.arrays[name] = np.rint(log_sums * record.LOGIT_UNIT).astype(np.int32)
-    return name
+def _add_log_probabilities(b: Builder, name: str, dtype: str, seed: int, shape: tuple[int, ...]) -> str:
+    log_sums = f"{name}/log_sums"
+    exact = np.log(np.exp(record.logits(seed, shape) / record.LOGIT_UNIT).sum(axis=-1, keepdims=True))
+    b.arrays[log_sums] = np.rint(exact * record.LOGIT_UNIT).astype(np.int32)
+    return b.recipe(name, dtype, recipe="log_probabilities", seed=seed, shape=shape, log_sums=log_sums)
 
 
 def _close(b: Builder) -> None:
     """Distributions that hardly differ, where the terms of the sum cancel."""
-    rng = np.random.default_rng(2027)
     shape = (16, 50)
     for exponent in range(1, 7):
-        difference = 10.0**-exponent
-        probabilities = rng.dirichlet([1.0] * shape[1], shape[0])
-        nearby = probabilities * (1 + difference * rng.uniform(-1, 1, shape))
-        nearby /= nearby.sum(axis=-1, keepdims=True)
+        name = f"close/1e-{exponent}"
+        probabilities = _probabilities(f"{name}/target", shape, "even")
+        nearby = normalised(probabilities * (1 + 10.0**-exponent * (2 * _uniform(f"{name}/difference", shape) - 1)))
+        log_nearby, log_probabilities = exactly(mpmath.log, nearby), exactly(mpmath.log, probabilities)
         for dtype, log_target in itertools.product(DTYPES, (False, True)):
             b.add(
                 "close",
                 f"1e-{exponent}/{dtype}",
-                b.array(f"close/1e-{exponent}/input", np.log(nearby), dtype),
+                b.array(f"{name}/input", log_nearby, dtype),
                 b.array(
-                    f"close/1e-{exponent}/{'log_target' if log_target else 'target'}",
-                    np.log(probabilities) if log_target else probabilities,
+                    f"{name}/{'log_target' if log_target else 'target'}",
+                    log_probabilities if log_target else probabilities,
                     dtype,
                 ),
                 log_target=log_target,
@@ -272,6 +302,150 @@ def _real(b: Builder) -> None:
         b.add("real", f"{name}/log of zeros", input, log_zero, log_target=True, reductions=["none", "batchmean"])
 
 
+def _calls(b: Builder) -> None:
+    """What callers do: upstream gradients, gradients by one argument, layouts, and what is asked of a call again.
+
+    Few elements, more than 4,096 and more than 65,536, because implementations take other ways for larger arrays.
+    """
+    for dtype, log_target in itertools.product(DTYPES, (False, True)):
+        operands = _few(b, (6, 10), dtype, log_target)
+        _add_upstream_gradients(b, f"6x10/{dtype}", (6, 10), operands, log_target, REDUCTIONS)
+    for log_target in (False, True):
+        _add_ways(b, (6, 10), _few, log_target, REDUCTIONS)
+        _add_layouts(b, (6, 10), _few, log_target, REDUCTIONS)
+        _add_layouts(b, (4, 3, 2), _few, log_target, ["none", "sum"])
+    for shape, log_target in itertools.product([(70, 90), (300, 300)], (False, True)):
+        operands = _many(b, shape, "float32", log_target)
+        _add_upstream_gradients(b, f"{_size(shape)}/float32", shape, operands, log_target, ["none", "batchmean"])
+        _add_ways(b, shape, _many, log_target, ["none", "batchmean"])
+        _add_layouts(b, shape, _many, log_target, ["none", "batchmean"])
+    for dtype, log_target in itertools.product(("float32", "float64"), (False, True)):
+        grid = f"edge/input:{dtype}", f"edge/target:{dtype}"
+        cotangent = b.recipe(
+            "calls/special values/cotangent", dtype, **_constant(-0.75, (len(special_values(dtype)),) * 2)
+        )
+        b.add(
+            "calls", f"special values/{dtype}", *grid, log_target=log_target, reductions=["none"], cotangent=cotangent
+        )
+
+
+Shape = tuple[int, ...]
+Make = Callable[[Builder, Shape, str, bool], tuple[str, str]]
+
+
+def _size(shape: Shape) -> str:
+    return "x".join(map(str, shape))
+
+
+def _constant(value: float, shape: Shape) -> dict[str, Any]:
+    return {"recipe": "constant", "value": value, "shape": shape}
+
+
+def _few(b: Builder, shape: Shape, dtype: str, log_target: bool) -> tuple[str, str]:
+    """Input and target of a few elements; some probabilities of the target are zero."""
+    name = f"calls/{_size(shape)}"
+    input = b.array(f"{name}/input", _log_probabilities(f"{name}/input", shape), dtype)
+    if log_target:
+        return input, b.array(f"{name}/log_target", _log_probabilities(f"{name}/log_target", shape), dtype)
+    probabilities = _probabilities(f"{name}/target", shape, "even")
+    probabilities.flat[2::7] = 0
+    return input, b.array(f"{name}/target", probabilities, dtype)
+
+
+def _many(b: Builder, shape: Shape, dtype: str, log_target: bool) -> tuple[str, str]:
+    """Input and target of many elements, as recipes; some probabilities of the target are zero."""
+    input = _add_log_probabilities(b, f"calls/{_size(shape)}/input", dtype, 11, shape)
+    if log_target:
+        return input, _add_log_probabilities(b, f"calls/{_size(shape)}/log_target", dtype, 12, shape)
+    return input, b.recipe(f"calls/{_size(shape)}/target", dtype, recipe="probabilities", seed=13, shape=shape)
+
+
+def _add_upstream_gradients(
+    b: Builder, name: str, shape: Shape, operands: tuple[str, str], log_target: bool, reductions: Iterable[str]
+) -> None:
+    """Of both signs, zero, as large as the scale of a loss in mixed precision, and, unreduced, not all the same."""
+    dtype = b.operands[operands[0]]["dtype"]
+    for reduction in reductions:
+        for what, cotangent in _upstream_gradients(b, shape, dtype, reduction):
+            b.add(
+                "calls",
+                f"{name}/upstream gradient {what}",
+                *operands,
+                log_target=log_target,
+                reductions=[reduction],
+                cotangent=cotangent,
+            )
+
+
+def _upstream_gradients(b: Builder, shape: Shape, dtype: str, reduction: str) -> Iterator[tuple[str, str]]:
+    if reduction != "none":
+        for value in (-2.5, 0.0, 1024.0):
+            yield f"{value:g}", b.recipe(f"calls/cotangent/{value:g}", dtype, **_constant(value, ()))
+        return
+    uneven = _uneven(b, shape, dtype)
+    yield "uneven", uneven
+    for layout in ("transposed", "sliced"):
+        yield layout, b.laid_out(uneven, layout)
+    # What the gradient of a sum is: one number, and strides of zero.
+    same = b.recipe(f"calls/{_size(shape)}/cotangent/-1.5", dtype, **_constant(-1.5, shape))
+    yield "expanded", b.laid_out(same, "expanded from an element")
+
+
+def _uneven(b: Builder, shape: Shape, dtype: str) -> str:
+    return b.recipe(f"calls/{_size(shape)}/cotangent/uneven", dtype, recipe="uneven", seed=5, shape=shape)
+
+
+def _add_ways(b: Builder, shape: Shape, make: Make, log_target: bool, reductions: Iterable[str]) -> None:
+    """Gradients by one argument or none, and every way to call the loss."""
+    name, dtype = _size(shape), "float32"
+    operands = make(b, shape, dtype, log_target)
+    # One array that is both holds log-probabilities, or probabilities that are not zero.
+    one = (
+        operands[0]
+        if log_target
+        else b.recipe(f"calls/{name}/one array", dtype, recipe="probabilities", seed=14, shape=shape, smallest=1)
+    )
+    for reduction in reductions:
+        cotangent = (
+            _uneven(b, shape, dtype)
+            if reduction == "none"
+            else b.recipe("calls/cotangent/-2.5", dtype, **_constant(-2.5, ()))
+        )
+        how: dict[str, Any] = {"log_target": log_target, "reductions": [reduction]}
+        b.add("calls", f"{name}/no gradients", *operands, **how, gradients=())
+        how["cotangent"] = cotangent
+        for argument in BOTH:
+            b.add("calls", f"{name}/gradient by {argument} alone", *operands, **how, gradients=[argument])
+        for call in ("twice", "others between", "backward twice", "in a graph"):
+            b.add("calls", f"{name}/{call}", *operands, **how, call=call)
+        b.add("calls", f"{name}/changed after", *operands, **how, gradients=["input"], call="changed after")
+        b.add("calls", f"{name}/one array", one, one, **how, gradients=["input"], call="one array")
+
+
+_LAYOUTS = {
+    "input transposed": ("transposed", "contiguous"),
+    "target sliced": ("contiguous", "sliced"),
+    "input sliced, target in Fortran order": ("sliced", "in Fortran order"),
+    "both transposed": ("transposed", "transposed"),
+    "input reversed": ("reversed", "contiguous"),
+    "both reversed": ("reversed", "reversed"),
+}
+
+
+def _add_layouts(b: Builder, shape: Shape, make: Make, log_target: bool, reductions: Sequence[str]) -> None:
+    """Arguments that do not lie in memory one element behind the other, or lie there otherwise than each other."""
+    input, target = make(b, shape, "float32", log_target)
+    pairs = {
+        what: (b.laid_out(input, of_input), b.laid_out(target, of_target))
+        for what, (of_input, of_target) in _LAYOUTS.items()
+    }
+    input_row, target_row = make(b, (1, *shape[1:]), "float32", log_target)
+    pairs["input expanded"] = b.expanded(input_row, shape[0]), target
+    pairs["target expanded"] = input, b.expanded(target_row, shape[0])
+    for what, pair in pairs.items():
+        b.add("calls", f"{_size(shape)}/{what}", *pair, log_target=log_target, reductions=reductions)
+
+
 def _refused(b: Builder) -> None:
     """Calls outside the interface."""
     good = b.array("refused/good", np.log(np.asarray([[0.2, 0.8], [0.5, 0.5], [0.9, 0.1]], np.float32)))
@@ -296,13 +470,28 @@ def _refused(b: Builder) -> None:
     b.add("refused", "unknown reduction", good, good, log_target=True, reductions=["average", "Mean"], gradients=())
 
 
+def exactly(function: Callable[[mpmath.mpf], mpmath.mpf], values: Floats) -> Floats:
+    """Values of a function, in more digits than float64 has, rounded once."""
+    with mpmath.workprec(100):
+        results = [float(function(mpmath.mpf(float(value)))) for value in values.ravel()]
+    return np.asarray(results, np.float64).reshape(values.shape)
+
+
+def normalised(weights: Floats) -> Floats:
+    """Weights divided by their sum over the last axis, which is rounded once."""
+    rows = weights.reshape(-1, weights.shape[-1])
+    return np.asarray([row / math.fsum(row) for row in rows], np.float64).reshape(weights.shape)
+
+
 def log_softmax(scores: Floats) -> Floats:
-    """Log-probabilities over the last axis; of a 0-d array or a single class, minus the magnitude."""
+    """Log-probabilities over the last axis, rounded once; of a 0-d array or a single class, minus the magnitude."""
     if scores.ndim == 0 or scores.shape[-1] <= 1:
         return -np.abs(scores)
-    shifted = scores - scores.max(axis=-1, keepdims=True)
-    result: Floats = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return result
+    with mpmath.workprec(100):
+        rows = [[mpmath.mpf(float(score)) for score in row] for row in scores.reshape(-1, scores.shape[-1])]
+        log_sums = [mpmath.log(mpmath.fsum(map(mpmath.exp, row))) for row in rows]
+        results = [float(score - log_sum) for row, log_sum in zip(rows, log_sums, strict=True) for score in row]
+    return np.asarray(results, np.float64).reshape(scores.shape)
 
 
 def save(path: Path, builder: Builder) -> str:

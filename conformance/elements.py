@@ -1,6 +1,6 @@
 """A case seen element by element: what the ledger's conditions and the tolerance are made of."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +19,8 @@ _TINY = {"bfloat16": 2.0**-126, **{t: float(np.finfo(t).tiny) for t in ("float16
 class Elements:
     """Arrays of a case in float64, and the limits of the dtype in which it is computed.
 
-    ``x`` is the input, ``y`` the target, ``divisor`` the number of elements or rows that the reduction averages over.
+    ``x`` is the input, ``y`` the target, ``divisor`` the number of elements or rows that the reduction averages over,
+    and ``cotangent`` the upstream gradient of the loss.
     """
 
     x: Floats
@@ -30,6 +31,9 @@ class Elements:
     divisor: int
     input_dtype: str
     """The dtype of the input, where that of the case is the coarser one of the two."""
+    cotangent: Floats = field(default_factory=lambda: np.asarray(1.0))
+    one_array: bool = False
+    """Whether input and target are one array, so that the gradient by the input is the sum of both."""
     flush: bool = False
     """Whether subnormal numbers count as zero, as they do for some libraries."""
 
@@ -39,7 +43,18 @@ class Elements:
         # The result of mixed dtypes is no better than the coarser one: PyTorch rounds y log y to the dtype of y.
         dtype = max(str(case.input.dtype), str(case.target.dtype), key=_EPS.__getitem__)
         x, y = np.broadcast_arrays(*(np.asarray(o.values, np.float64) for o in (case.input, case.target)))
-        return Elements(x, y, case.log_target, dtype, case.reduction, _divisor(case, x.shape), str(case.input.dtype))
+        cotangent = 1.0 if case.cotangent is None else case.cotangent.values
+        return Elements(
+            x,
+            y,
+            case.log_target,
+            dtype,
+            case.reduction,
+            _divisor(case, x.shape),
+            str(case.input.dtype),
+            np.asarray(cotangent, np.float64),
+            one_array=case.call == "one array",
+        )
 
     @property
     def eps(self) -> float:
@@ -67,9 +82,13 @@ class Elements:
         return self.y if self.log_target else np.log(self.y)
 
     @property
-    def weight(self) -> float:
-        """Gradient of the reduction by each element."""
-        return 1 / max(self.divisor, 1)
+    def weight(self) -> Floats:
+        """Gradient of what follows by the loss of each element: the cotangent, divided as the reduction divides."""
+        return np.asarray(self.cotangent / max(self.divisor, 1))
+
+    def per_weight(self, gradient: Floats) -> Floats:
+        """Derivative that gives a gradient when it is multiplied by the weight."""
+        return np.where((self.weight == 0) & (gradient == 0), 0.0, gradient / self.weight)
 
     @cached_property
     def terms(self) -> Floats:

@@ -50,6 +50,10 @@ def judge(
     if (outcome.error or expected.error) and not (_nothing_to_judge(outcome) or _nothing_to_judge(expected)):
         yield _judge_refusal(case, implementation, outcome, reference, expected)
         return
+    if outcome.changed:
+        detail = f"the call wrote to the {' and the '.join(outcome.changed)}"
+        yield Comparison(case.id, case.group, "loss", Verdict.DIFFERS, detail=detail)
+        return
     with np.errstate(all="ignore"):
         for quantity in case.quantities:
             got, wanted = outcome.quantity(quantity), expected.quantity(quantity)

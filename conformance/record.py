@@ -13,12 +13,15 @@ version, the cases, and the operands that the cases name; the other members are 
   so that every NumPy gives the same bits,
 - a Python object, for calls that must be refused.
 
+An array may have a layout, one of ``LAYOUTS``: where its elements lie in memory. A case may have an upstream gradient,
+the cotangent (ones without it), and says how the loss is called: one of ``CALLS``.
+
 Its digest is the SHA-256 of the manifest and of every array in it, and names the corpus in recordings and reports.
 
 A recording is one ``.npz`` file without pickles, too. Its ``manifest`` has the implementation, its environment, the
 corpus digest, and an outcome for each case: a kind of error, or the place of loss and gradients in the other members,
 which hold all results of one dtype, one behind the other. Of an array with more than ``KEPT`` elements only so many are
-kept, from all over its rows and columns.
+kept, from all over its rows and columns. An outcome also names the arguments that the call has written to.
 """
 
 from __future__ import annotations
@@ -31,22 +34,33 @@ import json
 import platform
 import re
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator, Mapping
+from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 Values = npt.NDArray[Any]
 
-CORPUS_FORMAT = 1
-RECORDING_FORMAT = 1
+CORPUS_FORMAT = 2
+RECORDING_FORMAT = 2
 KEPT = 400
 """Elements that are kept of a result; enough for the grids of special values, which are kept whole."""
 LONGEST_TEXT = 300
 LOGIT_UNIT = 4096
 CORPUS = Path(__file__).with_name("corpus.npz")
+
+CALLS = {
+    "once": "one call, one backward pass",
+    "twice": "the same call on the same arrays again, whose outcome counts",
+    "others between": "another call on other arrays, before the results of the first are read and differentiated",
+    "backward twice": "a second backward pass, whose gradients count",
+    "one array": "one array as both arguments; the gradient by the input is the one by that array",
+    "in a graph": "arguments that are results of other operations, and a loss that others go on with",
+    "changed after": "an input that is overwritten between the forward and the backward pass",
+}
+"""How the loss is called, and what is asked of it again."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +72,22 @@ class Operand:
 
     values: Any
     dtype: str | None
+    layout: str = "contiguous"
+    """Where the elements lie in memory: one of ``LAYOUTS``."""
 
     @property
     def is_array(self) -> bool:
         """Whether this is an array, and not some other Python object."""
         return self.dtype is not None
 
+    def laid_out(self) -> Values:
+        """Copy of the values, in the layout."""
+        return LAYOUTS[self.layout](self.values)
+
 
 @dataclass(frozen=True)
 class Case:
-    """Two operands, the options of the loss, and which gradients are asked for."""
+    """Two operands, the options of the loss, which gradients are asked for, and how the loss is called."""
 
     id: str
     group: str
@@ -76,11 +96,31 @@ class Case:
     reduction: str
     log_target: bool
     gradients: tuple[str, ...]
+    cotangent: Operand | None = None
+    """Upstream gradient, of the loss's shape; ``None`` for ones."""
+    call: str = "once"
+    """One of ``CALLS``."""
 
     @property
     def quantities(self) -> tuple[str, ...]:
         """The loss and the gradients that are asked for."""
         return ("loss", *self.gradients)
+
+    @property
+    def layouts(self) -> tuple[str, ...]:
+        """Layouts of the arrays, but for that of an array which is one element behind the other."""
+        operands = (self.input, self.target, self.cotangent)
+        found = {o.layout for o in operands if o is not None and o.layout != "contiguous"}
+        return tuple(sorted(found))
+
+    def without_layouts(self) -> Case:
+        """The same case, whose arrays have their elements one behind the other."""
+
+        def contiguous(operand: Operand) -> Operand:
+            return replace(operand, layout="contiguous")
+
+        cotangent = None if self.cotangent is None else contiguous(self.cotangent)
+        return replace(self, input=contiguous(self.input), target=contiguous(self.target), cotangent=cotangent)
 
 
 @dataclass(frozen=True)
@@ -115,6 +155,8 @@ class Outcome:
     error: str | None = None
     unsupported: str | None = None
     """Why there is no loss, or not all of the gradients, although there was no error."""
+    changed: tuple[str, ...] = ()
+    """Arguments that the call has written to."""
 
     def quantity(self, name: str) -> Result | None:
         """The loss, or the gradient by the argument of this name."""
@@ -122,11 +164,27 @@ class Outcome:
 
 
 class UnsupportedError(Exception):
-    """The implementation has no way to be asked this: not a refusal, and not a wrong answer."""
+    """The implementation has no way to be asked this: not a refusal, and not a wrong answer.
+
+    Parameters
+    ----------
+    reason
+        Why, for the report.
+    loss
+        The loss, if only the gradients cannot be asked for.
+    """
+
+    def __init__(self, reason: str, loss: Any = None) -> None:
+        super().__init__(reason)
+        self.loss = loss
 
 
 class Implementation:
     """Something that computes the loss; an adapter derives from it and says how.
+
+    It has three methods to write: :meth:`given` makes an array of the library, :meth:`evaluate` calls the loss, and
+    :meth:`result` reads an array. A library that records what is computed and differentiates it afterwards derives from
+    :class:`Taped` instead.
 
     Parameters
     ----------
@@ -149,11 +207,17 @@ class Implementation:
         Whether nothing is computed before the caller asks.
     distributed
         What the arrays are spread over, such as ``"2 processes"``; empty if they are in one place.
+    layouts
+        Ways in which arrays of the library can lie in memory, of ``LAYOUTS``.
+    mutable
+        Whether arrays of the library can be written to.
     """
 
     gradients_by = ""
     lazy = False
     distributed = ""
+    layouts: Iterable[str] = ()
+    mutable = True
 
     def __init__(
         self,
@@ -193,13 +257,121 @@ class Implementation:
             with np.errstate(all="ignore"):
                 return self.compute(case)
         except UnsupportedError as reason:
-            return Outcome(unsupported=str(reason))
+            loss = None if reason.loss is None else self.result(reason.loss)
+            return Outcome(loss, unsupported=str(reason))
         except Exception as error:
             return Outcome(error=f"{type(error).__name__}: {_first_line(error)}")
 
     def compute(self, case: Case) -> Outcome:
-        """Loss and the gradients that are asked for; with ``"none"``, of the sum of the loss."""
+        """Outcome of the call that the case describes."""
+        missing = sorted(set(case.layouts) - set(self.layouts))
+        if missing:
+            raise UnsupportedError(f"no array of {self.library} is {missing[0]}")
+        operands = {"input": case.input, "target": case.target, "cotangent": case.cotangent}
+        given = {name: self.given(operand) for name, operand in operands.items() if operand is not None}
+        if case.call == "one array":
+            given["target"] = given["input"]
+        loss, gradients = self.called(case, given["input"], given["target"], given.get("cotangent"))
+        absent = [name for name in case.gradients if gradients.get(name) is None]
+        return Outcome(
+            self.result(loss),
+            {name: self.result(gradients[name]) for name in case.gradients if name not in absent},
+            unsupported=f"{self.library} gives no gradient by the {absent[0]}, and no error" if absent else None,
+            changed=tuple(name for name in given if self.mutable and self._changed(given[name], operands[name])),
+        )
+
+    def called(self, case: Case, input: Any, target: Any, cotangent: Any) -> tuple[Any, Mapping[str, Any]]:
+        """Loss and gradients of the call that the case describes."""
+        if case.call == "one array" and case.gradients:
+            both = replace(case, gradients=("input", "target"))
+            loss, gradients = self.evaluate(both, input, target, cotangent)
+            return loss, {"input": gradients["input"] + gradients["target"]}
+        if case.call == "twice":
+            self.evaluate(case, input, target, cotangent)
+        elif case.call == "others between":
+            results = self.evaluate(case, input, target, cotangent)
+            self.evaluate(case, target, input, cotangent)
+            return results
+        elif case.call not in ("once", "one array"):
+            raise UnsupportedError(f"{self.library} computes loss and gradients in one call")
+        return self.evaluate(case, input, target, cotangent)
+
+    def given(self, operand: Operand) -> Any:
+        """New array of the library with the values and the layout of an operand; a Python object as it is."""
         raise NotImplementedError
+
+    def result(self, array: Any) -> Result:
+        """Values of an array of the library; :func:`as_result` makes it of a NumPy array."""
+        raise NotImplementedError
+
+    def evaluate(self, case: Case, input: Any, target: Any, cotangent: Any) -> tuple[Any, Mapping[str, Any]]:
+        """Loss, and the gradients of ``case.gradients`` for the upstream gradient ``cotangent``.
+
+        Without a cotangent, ``None``, it is ones: with ``"none"`` the gradients are those of the sum of the loss.
+        """
+        raise NotImplementedError
+
+    def _changed(self, array: Any, operand: Operand | None) -> bool:
+        """Whether an array has other values than the operand that it was made of."""
+        if operand is None or not operand.is_array:
+            return False
+        return self.result(array).values.tobytes() != np.asarray(operand.values).tobytes()
+
+
+class Taped(Implementation):
+    """Something whose library records what is computed with an array, and differentiates it afterwards."""
+
+    def tracked(self, array: Any) -> Any:
+        """The array, or one of its values, that gradients can be asked for."""
+        raise NotImplementedError
+
+    def loss(self, case: Case) -> Callable[[Any, Any], Any]:
+        """Function of input and target, with the options of the case."""
+        raise NotImplementedError
+
+    def gradients(self, loss: Any, arrays: Sequence[Any], cotangent: Any, *, again: bool) -> Sequence[Any]:
+        """Gradients by the arrays, for an upstream gradient that is ones if it is ``None``.
+
+        ``again`` keeps what another backward pass needs.
+        """
+        raise NotImplementedError
+
+    def overwrite(self, array: Any) -> None:
+        """Write other values into an array that was computed."""
+        raise UnsupportedError(f"arrays of {self.library} cannot be written to")
+
+    def called(self, case: Case, input: Any, target: Any, cotangent: Any) -> tuple[Any, Mapping[str, Any]]:
+        """Loss and gradients of the call that the case describes."""
+        function = self.loss(case)
+        one_array = input is target
+        arguments = {"input": input, "target": target}
+        leaves = {name: self.tracked(arguments[name]) for name in case.gradients}
+        arguments.update(leaves)
+        if one_array:
+            arguments["target"] = arguments["input"]
+        if case.call in ("in a graph", "changed after"):
+            # Of those that are differentiated: a copy of another argument says nothing.
+            arguments.update((name, leaf * 1) for name, leaf in leaves.items())
+        if case.call == "twice":
+            self._differentiated(function(*arguments.values()), leaves, cotangent)
+        loss = function(*arguments.values())
+        if case.call == "others between":
+            others = function(arguments["target"], arguments["input"])
+            self._differentiated(others, leaves, cotangent)
+        if case.call == "changed after":
+            self.overwrite(arguments["input"])
+        if case.call == "backward twice":
+            self._differentiated(loss, leaves, cotangent, again=True)
+        if case.call == "in a graph" and leaves and cotangent is not None:
+            return loss, self._differentiated((loss * cotangent).sum(), leaves, None)
+        return loss, self._differentiated(loss, leaves, cotangent)
+
+    def _differentiated(
+        self, loss: Any, leaves: Mapping[str, Any], cotangent: Any, *, again: bool = False
+    ) -> Mapping[str, Any]:
+        if not leaves:
+            return {}
+        return dict(zip(leaves, self.gradients(loss, list(leaves.values()), cotangent, again=again)))
 
 
 def as_result(values: Any, dtype: Any) -> Result:
@@ -236,6 +408,10 @@ def content_digest(manifest: bytes, arrays: Mapping[str, Values]) -> str:
 
 def _cases(entries: list[dict[str, Any]], operands: Mapping[str, Operand]) -> Iterator[Case]:
     for entry in entries:
+        # What is left out of an entry is as it is for a case that does not say it.
+        optional = {"call": entry["call"]} if "call" in entry else {}
+        if "cotangent" in entry:
+            optional["cotangent"] = operands[entry["cotangent"]]
         yield Case(
             id=entry["id"],
             group=entry["group"],
@@ -244,6 +420,7 @@ def _cases(entries: list[dict[str, Any]], operands: Mapping[str, Operand]) -> It
             reduction=entry["reduction"],
             log_target=entry["log_target"],
             gradients=tuple(entry["gradients"]),
+            **optional,
         )
 
 
@@ -257,8 +434,61 @@ def _operand(spec: dict[str, Any], arrays: Mapping[str, Values]) -> Operand:
     else:
         stored = arrays[spec["array"]]
         values = from_bfloat16_bits(stored) if dtype == "bfloat16" else stored
+    if "rows" in spec:
+        values = np.repeat(values, spec["rows"], axis=0)
     values.flags.writeable = False
-    return Operand(values, dtype)
+    return Operand(values, dtype, spec.get("layout", "contiguous"))
+
+
+def _transposed(values: Values) -> Values:
+    return np.ascontiguousarray(values.swapaxes(-1, -2)).swapaxes(-1, -2)
+
+
+def _with_gaps(values: Values) -> Values:
+    """Every second element of every second row: in the middle of an array whose other elements are NaN."""
+    whole = np.full([2 * n + 1 for n in values.shape], np.nan, values.dtype)
+    part = whole[(slice(1, None, 2),) * values.ndim]
+    part[...] = values
+    return part
+
+
+def _of_one_row(values: Values) -> Values:
+    return _expanded(values[:1], values)
+
+
+def _of_one_element(values: Values) -> Values:
+    return _expanded(values[(slice(1),) * values.ndim], values)
+
+
+def _expanded(part: Values, values: Values) -> Values:
+    whole = np.broadcast_to(part.copy(), values.shape)
+    if not np.array_equal(whole, values):
+        raise ValueError("an array that repeats a part of it must have equal values there")
+    return whole
+
+
+LAYOUTS: dict[str, Callable[[Values], Values]] = {
+    "contiguous": lambda values: values.copy(order="C"),
+    "transposed": _transposed,
+    "in Fortran order": lambda values: values.copy(order="F"),
+    "sliced": _with_gaps,
+    "reversed": lambda values: np.flip(np.flip(values).copy()),
+    "expanded from a row": _of_one_row,
+    "expanded from an element": _of_one_element,
+}
+"""Where the elements of an array lie in memory: functions that lay a copy out."""
+NO_NEGATIVE_STRIDES = tuple(layout for layout in LAYOUTS if layout != "reversed")
+"""Layouts of a library whose strides are never negative."""
+
+
+def storage(values: Values) -> tuple[Values, tuple[int, ...], int]:
+    """Memory that an array lies in, as an array of one dimension; its strides in it, and its offset; in elements."""
+    whole = values
+    while isinstance(whole.base, np.ndarray):
+        whole = whole.base
+    size = values.itemsize
+    offset = (values.__array_interface__["data"][0] - whole.__array_interface__["data"][0]) // size
+    return whole.ravel(order="K"), tuple(stride // size for stride in values.strides), offset
 
 
 def to_bfloat16_bits(values: Values) -> Values:
@@ -273,7 +503,7 @@ def from_bfloat16_bits(bits: Values) -> Values:
     return np.asarray(bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
-def _random_integers(seed: int, shape: tuple[int, ...], bits: int) -> npt.NDArray[np.uint64]:
+def random_integers(seed: int, shape: tuple[int, ...], bits: int) -> npt.NDArray[np.uint64]:
     """Uniform integers from SplitMix64 (Steele et al., https://doi.org/10.1145/2714064.2660195)."""
     counter = np.arange(1, size_of(shape) + 1, dtype=np.uint64) + np.uint64(seed << 32)
     z = counter * np.uint64(0x9E3779B97F4A7C15)
@@ -285,7 +515,8 @@ def _random_integers(seed: int, shape: tuple[int, ...], bits: int) -> npt.NDArra
 
 def _probabilities(spec: dict[str, Any], _: Mapping[str, Values]) -> Values:
     """Rows of skewed probabilities, zeros among them: cubes of integers, divided by their sum."""
-    weights = _random_integers(spec["seed"], tuple(spec["shape"]), bits=20) ** np.uint64(3) >> np.uint64(20)
+    weights = random_integers(spec["seed"], tuple(spec["shape"]), bits=20) ** np.uint64(3) >> np.uint64(20)
+    weights = np.maximum(weights, np.uint64(spec.get("smallest", 0)))
     result: Values = weights.astype(np.float64) / weights.sum(axis=-1, keepdims=True).astype(np.float64)
     return result
 
@@ -297,12 +528,25 @@ def _log_probabilities(spec: dict[str, Any], arrays: Mapping[str, Values]) -> Va
 
 def logits(seed: int, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
     """Uniform logits in [-8, 8), in units of one over ``LOGIT_UNIT``."""
-    return _random_integers(seed, shape, bits=16).astype(np.int64) - 8 * LOGIT_UNIT
+    return random_integers(seed, shape, bits=16).astype(np.int64) - 8 * LOGIT_UNIT
+
+
+def _constant(spec: dict[str, Any], _: Mapping[str, Values]) -> Values:
+    return np.full(spec["shape"], spec["value"])
+
+
+def _uneven(spec: dict[str, Any], _: Mapping[str, Values]) -> Values:
+    """Quarters between -2 and 2, which every dtype holds: upstream gradients of both signs, the first of them zero."""
+    result: Values = random_integers(spec["seed"], tuple(spec["shape"]), bits=4).astype(np.float64) / 4 - 2
+    result.flat[0] = 0
+    return result
 
 
 _RECIPES: dict[str, Callable[[dict[str, Any], Mapping[str, Values]], Values]] = {
     "probabilities": _probabilities,
     "log_probabilities": _log_probabilities,
+    "constant": _constant,
+    "uneven": _uneven,
 }
 
 
@@ -355,6 +599,8 @@ def _entry(case: Case, outcome: Outcome, pools: _Pools) -> dict[str, Any]:
         text = getattr(outcome, reason)
         if text is not None:
             entry[reason] = printable(text)
+    if outcome.changed:
+        entry["changed"] = list(outcome.changed)
     results = {name: result for name, result in ((q, outcome.quantity(q)) for q in case.quantities) if result}
     if results:
         entry["results"] = {

@@ -68,6 +68,7 @@ class _Entry(_Strict):
     results: dict[str, _Result] = {}
     error: Text | None = None
     unsupported: Text | None = None
+    changed: Annotated[list[Literal["input", "target", "cotangent"]], msgspec.Meta(max_length=3)] = []
 
 
 class _Manifest(_Strict):
@@ -233,7 +234,7 @@ def _outcome(case: Case, entry: _Entry, pools: Mapping[str, Values]) -> Outcome:
         raise RecordingError(f"has not either results or an error for {case.id}; {_AGAIN}")
     results = {name: _result(case, name, result, pools) for name, result in entry.results.items()}
     loss = results.pop("loss", None)
-    return Outcome(loss, results, entry.error, entry.unsupported)
+    return Outcome(loss, results, entry.error, entry.unsupported, tuple(entry.changed))
 
 
 def _result(case: Case, quantity: str, result: _Result, pools: Mapping[str, Values]) -> Result:

@@ -1,7 +1,7 @@
 """What an implementation should give for a quantity: PyTorch's formula, but for what the ledger states."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -29,6 +29,10 @@ class Statement:
 
 def statement(elements: Elements, quantity: str, implementation: Implementation) -> Statement:
     """Statement of the formula and the ledger about an implementation."""
+    if quantity == "input" and elements.one_array:
+        apart = replace(elements, one_array=False)
+        by_both = (statement(apart, argument, implementation) for argument in ("input", "target"))
+        return _sum(*by_both)
     deviations = deviations_of(implementation, quantity)
     seen = elements
     for deviation in deviations:
@@ -48,8 +52,19 @@ def statement(elements: Elements, quantity: str, implementation: Implementation)
     if quantity == "loss" and elements.reduction != "none":
         return _reduced(values, roundings, owners, seen, [deviation for deviation in deviations if deviation.reduced])
     weight = 1.0 if quantity == "loss" else elements.weight
-    values, roundings = seen.flushed(values * weight), roundings * weight
+    values, roundings = seen.flushed(values * weight), roundings * np.abs(weight)
     return Statement(values, roundings, owners, values, roundings)
+
+
+def _sum(a: Statement, b: Statement) -> Statement:
+    """Statement about the gradient by one array that is both arguments."""
+    return Statement(
+        a.elements + b.elements,
+        a.roundings + b.roundings,
+        {**a.owners, **b.owners},
+        a.value + b.value,
+        a.slack + b.slack,
+    )
 
 
 def _reduced(

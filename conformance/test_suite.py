@@ -309,13 +309,10 @@ def test_the_committed_corpus_is_what_its_program_builds(tmp_path: Path) -> None
     with np.load(tmp_path / "corpus.npz") as new, np.load(record.CORPUS) as committed:
         assert new["manifest"].tobytes() == committed["manifest"].tobytes()
         for name in set(committed.files) - {"manifest", "digest"}:
-            assert new[name].dtype == committed[name].dtype
-            if name.startswith("real/"):  # training may take another path with another linear algebra library
-                assert new[name].shape == committed[name].shape
-            elif new[name].dtype.kind == "f":  # logarithms may differ in their last bits
-                np.testing.assert_array_max_ulp(new[name], committed[name], 4)
+            if name.startswith("real/"):  # training takes another path with another processor's linear algebra
+                assert (new[name].dtype, new[name].shape) == (committed[name].dtype, committed[name].shape)
             else:
-                np.testing.assert_array_equal(new[name], committed[name])
+                assert new[name].tobytes() == committed[name].tobytes(), name
 
 
 def test_a_damaged_corpus_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The tolerance of a comparison: derived from the roundings of the formula, and the same for everyone."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from conformance.elements import Elements, Floats
@@ -18,16 +20,20 @@ def tolerance(elements: Elements, quantity: str) -> Floats:
 
     An element is a probability ``p`` times its terms, ``|log p| + |x| + 1``. It suffers ``K`` roundings, each of them
     relative (the machine epsilon times ``p``) or, should it underflow, absolute (the smallest subnormal number). A sum
-    suffers the sum of what its elements do. A gradient is multiplied by one over the reduction's divisor, which is
-    rounded, too.
+    suffers the sum of what its elements do. A gradient is multiplied by its weight, the upstream gradient over the
+    reduction's divisor, which is rounded, too. The gradient by one array that is both arguments is a sum of two.
     """
+    if quantity == "input" and elements.one_array:
+        apart = replace(elements, one_array=False)
+        return tolerance(apart, "input") + tolerance(apart, "target")
     smallest, divisor = elements.smallest, max(elements.divisor, 1)
     has_p = quantity != "target" or elements.log_target
     p = np.nan_to_num(np.abs(elements.p), posinf=0.0) if has_p else np.ones_like(elements.p)
     terms = np.ones_like(elements.x) if quantity == "input" else elements.terms
     each = (elements.eps * p + smallest) * terms
     if quantity != "loss":
-        return K * (each / divisor + smallest * (p * terms + 1))
+        largest = np.maximum(np.abs(elements.cotangent), 1)  # by which what has underflowed may be multiplied
+        return K * (each * np.abs(elements.weight) + smallest * (p * terms + largest))
     if elements.reduction == "none":
         return K * (each + smallest)
     return K * np.asarray((each + smallest).sum() / divisor + smallest)

@@ -4,7 +4,7 @@ They take probabilities on both sides, so they are given ``exp(input)``, and ``e
 gradients go on through the exponential. They work element by element; the reductions are JAX's own.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -18,6 +18,8 @@ from conformance.record import Case, Implementation, Operand, Outcome, Result, U
 class JaxScipy(Implementation):
     """A function of ``jax.scipy.special``."""
 
+    mutable = False
+
     def __init__(self, name: str) -> None:
         super().__init__(f"jax.scipy.special.{name}", "jax")
         self.function: Callable[..., jax.Array] = getattr(jax.scipy.special, name)
@@ -26,17 +28,33 @@ class JaxScipy(Implementation):
         """Version of JAX."""
         return jax.__version__
 
+    def given(self, operand: Operand) -> Any:
+        """Operand as a JAX array; an object as it is."""
+        return jnp.asarray(operand.values, dtype=operand.dtype) if operand.is_array else operand.values
+
+    def result(self, array: Any) -> Result:
+        """Values of a JAX array."""
+        return as_result(np.asarray(array), array.dtype)
+
     def compute(self, case: Case) -> Outcome:
+        """Outcome with 64-bit numbers."""
+        with jax.enable_x64(True), jax.default_device(jax.devices(self.device)[0]):
+            return super().compute(case)
+
+    def evaluate(self, case: Case, input: Any, target: Any, cotangent: Any) -> tuple[Any, Mapping[str, Any]]:
         """Loss and its gradients by ``jax.vjp``."""
         if case.reduction not in ("none", "sum", "mean", "batchmean"):
             raise UnsupportedError("the function has no argument for the reduction")
-        with jax.enable_x64(True), jax.default_device(jax.devices(self.device)[0]):
-            arguments = _given(case.input), _given(case.target)
-            if not case.gradients:
-                return Outcome(_result(self._loss(case, *arguments)))
-            loss, pullback = jax.vjp(lambda *both: self._loss(case, *both), *arguments)
-            gradients = dict(zip(("input", "target"), map(_result, pullback(jnp.ones_like(loss))), strict=True))
-            return Outcome(_result(loss), gradients)
+        arguments = {"input": input, "target": target}
+        if not case.gradients:
+            return self._loss(case, **arguments), {}
+
+        def of_wanted(*wanted: Any) -> jax.Array:
+            return self._loss(case, **arguments | dict(zip(case.gradients, wanted, strict=True)))
+
+        loss, pullback = jax.vjp(of_wanted, *(arguments[name] for name in case.gradients))
+        gradients = pullback(jnp.ones_like(loss) if cotangent is None else cotangent)
+        return loss, dict(zip(case.gradients, gradients, strict=True))
 
     def _loss(self, case: Case, input: Any, target: Any) -> jax.Array:
         loss = self.function(jnp.exp(target) if case.log_target else target, jnp.exp(input))
@@ -45,15 +63,6 @@ class JaxScipy(Implementation):
         if case.reduction == "none":
             return loss
         return jnp.sum(loss) if case.reduction == "sum" else jnp.mean(loss)
-
-
-def _given(operand: Operand) -> Any:
-    """Operand as a JAX array; an object as it is."""
-    return jnp.asarray(operand.values, dtype=operand.dtype) if operand.is_array else operand.values
-
-
-def _result(array: Any) -> Result:
-    return as_result(np.asarray(array), array.dtype)
 
 
 def implementations() -> Iterator[Implementation]:

@@ -8,7 +8,7 @@ mean over flattened rows, the other reductions get a last axis of length one.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,23 @@ os.environ["KERAS_BACKEND"] = "torch"
 import keras
 import torch
 
-from conformance.record import Case, Implementation, Operand, Outcome, Result, UnsupportedError, as_result
+from conformance.record import (
+    NO_NEGATIVE_STRIDES,
+    Case,
+    Implementation,
+    Operand,
+    Result,
+    Taped,
+    UnsupportedError,
+    as_result,
+    storage,
+)
 
 
-class Keras(Implementation):
+class Keras(Taped):
     """``keras.losses.kl_divergence``."""
+
+    layouts = NO_NEGATIVE_STRIDES
 
     def __init__(self) -> None:
         super().__init__("keras.losses.kl_divergence", "keras")
@@ -31,38 +43,56 @@ class Keras(Implementation):
         """Version of Keras."""
         return str(keras.__version__)
 
-    def compute(self, case: Case) -> Outcome:
-        """Loss and its gradients by PyTorch's autograd."""
+    def given(self, operand: Operand) -> Any:
+        """Operand as a tensor; an object as it is."""
+        if not operand.is_array:
+            return operand.values
+        values = operand.laid_out()
+        memory, strides, offset = storage(values)
+        return torch.tensor(memory).to(getattr(torch, str(operand.dtype))).as_strided(values.shape, strides, offset)
+
+    def result(self, array: Any) -> Result:
+        """Values of a tensor."""
+        tensor = array.detach()
+        as_numpy = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+        return as_result(as_numpy.numpy(), tensor.dtype)
+
+    def tracked(self, array: Any) -> Any:
+        """The tensor itself."""
+        return array.requires_grad_()
+
+    def loss(self, case: Case) -> Callable[[Any, Any], Any]:
+        """The function, of probabilities in rows, and the reduction around it."""
         if case.reduction not in ("none", "sum", "mean", "batchmean"):
             raise UnsupportedError("the function has no argument for the reduction")
-        input, target = (_given(operand, case) for operand in (case.input, case.target))
-        probabilities = torch.exp(target) if case.log_target else target
-        loss = keras.losses.kl_divergence(probabilities, torch.exp(input) if case.input.is_array else input)
-        if case.reduction != "none":
-            loss = loss.sum() if case.reduction == "sum" else loss.mean()
-        if case.gradients:
-            loss.backward(torch.ones_like(loss))
-        given = {"input": (input, case.input), "target": (target, case.target)}
-        gradients = {name: (given[name][0].grad, given[name][1].values.shape) for name in case.gradients}
-        return Outcome(
-            _result(loss), {n: _result(gradient.reshape(shape)) for n, (gradient, shape) in gradients.items()}
-        )
+
+        def loss(input: Any, target: Any) -> Any:
+            x, y = _rows(input, case), _rows(target, case)
+            of_rows = keras.losses.kl_divergence(
+                torch.exp(y) if case.log_target else y, torch.exp(x) if case.input.is_array else x
+            )
+            if case.reduction == "none":
+                return of_rows
+            return of_rows.sum() if case.reduction == "sum" else of_rows.mean()
+
+        return loss
+
+    def gradients(self, loss: Any, arrays: Sequence[Any], cotangent: Any, *, again: bool) -> Sequence[Any]:
+        """Gradients by PyTorch's autograd."""
+        cotangent = torch.ones_like(loss) if cotangent is None else cotangent
+        return torch.autograd.grad(loss, arrays, cotangent, retain_graph=again)
+
+    def overwrite(self, array: Any) -> None:
+        """Double what a tensor holds."""
+        array.mul_(2)
 
 
-def _given(operand: Operand, case: Case) -> Any:
-    """Operand as a tensor of the shape that the reduction needs; an object as it is."""
-    if not operand.is_array:
-        return operand.values
-    shape = operand.values.shape
-    rows = (*shape[:1], int(np.prod(shape[1:]))) if case.reduction == "batchmean" else (*shape, 1)
-    tensor = torch.tensor(operand.values).to(dtype=getattr(torch, str(operand.dtype))).reshape(rows)
-    return tensor.requires_grad_(bool(case.gradients))
-
-
-def _result(tensor: Any) -> Result:
-    tensor = tensor.detach()
-    as_numpy = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
-    return as_result(as_numpy.numpy(), tensor.dtype)
+def _rows(array: Any, case: Case) -> Any:
+    """Tensor of the shape that the reduction needs; an object as it is."""
+    if not isinstance(array, torch.Tensor):
+        return array
+    shape = array.shape
+    return array.reshape((*shape[:1], int(np.prod(shape[1:]))) if case.reduction == "batchmean" else (*shape, 1))
 
 
 def implementations() -> Iterator[Implementation]:

@@ -6,12 +6,12 @@ has no kernel for the CPU.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import mindspore
 
-from conformance.record import Case, Implementation, Operand, Outcome, Result, UnsupportedError, as_result
+from conformance.record import Case, Implementation, Operand, Result, UnsupportedError, as_result
 
 
 class MindSpore(Implementation):
@@ -25,34 +25,38 @@ class MindSpore(Implementation):
         """Version of MindSpore."""
         return str(mindspore.__version__)
 
-    def compute(self, case: Case) -> Outcome:
+    def given(self, operand: Operand) -> Any:
+        """Operand as a tensor; an object as it is."""
+        if not operand.is_array:
+            return operand.values
+        if operand.dtype == "bfloat16":
+            raise UnsupportedError("the function does not take bfloat16")
+        return mindspore.Tensor(operand.values)
+
+    def result(self, array: Any) -> Result:
+        """Values of a tensor."""
+        return as_result(array.asnumpy(), str(array.dtype).lower())  # MindSpore says Float32
+
+    def evaluate(self, case: Case, input: Any, target: Any, cotangent: Any) -> tuple[Any, Mapping[str, Any]]:
         """Loss and its gradients by ``mindspore.grad``."""
         if case.log_target:
             raise UnsupportedError("the targets of this function are probabilities")
-        arguments = _given(case.input), _given(case.target)
 
         def loss(input: Any, target: Any) -> Any:
             return mindspore.ops.kl_div(input, target, case.reduction)
 
-        value = loss(*arguments)
+        def weighted(input: Any, target: Any) -> Any:
+            value = loss(input, target)
+            return (value if cotangent is None else value * cotangent).sum()
+
         if not case.gradients:
-            return Outcome(_result(value))
-        gradients = mindspore.grad(lambda *both: loss(*both).sum(), grad_position=(0, 1))(*arguments)
+            return loss(input, target), {}
+        if input is target:  # by each argument MindSpore gives the gradient by the tensor, which is both of them
+            by_both = mindspore.grad(lambda both: weighted(both, both))(input)
+            return loss(input, target), {"input": by_both, "target": mindspore.ops.zeros_like(by_both)}
+        gradients = mindspore.grad(weighted, grad_position=(0, 1))(input, target)
         by = dict(zip(("input", "target"), gradients, strict=True))
-        return Outcome(_result(value), {name: _result(by[name]) for name in case.gradients})
-
-
-def _given(operand: Operand) -> Any:
-    """Operand as a tensor; an object as it is."""
-    if not operand.is_array:
-        return operand.values
-    if operand.dtype == "bfloat16":
-        raise UnsupportedError("the function does not take bfloat16")
-    return mindspore.Tensor(operand.values)
-
-
-def _result(tensor: Any) -> Result:
-    return as_result(tensor.asnumpy(), str(tensor.dtype).lower())  # MindSpore says Float32
+        return loss(input, target), {name: by[name] for name in case.gradients}
 
 
 def implementations() -> Iterator[Implementation]:

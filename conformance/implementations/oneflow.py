@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import ctypes
 import site
+from functools import partial
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from conformance.record import Case, Implementation, Operand, Outcome, Result, UnsupportedError, as_result
+from conformance.record import (
+    NO_NEGATIVE_STRIDES,
+    Case,
+    Implementation,
+    Operand,
+    Result,
+    Taped,
+    UnsupportedError,
+    as_result,
+    storage,
+)
 
 # The wheel of OneFlow 0.9.0 is linked against these, and finds them only if they are loaded already.
 for _package in ("cublas", "cudnn"):
@@ -20,8 +31,10 @@ import oneflow  # noqa: E402
 import oneflow.nn.functional  # noqa: E402
 
 
-class OneFlow(Implementation):
+class OneFlow(Taped):
     """``oneflow.nn.KLDivLoss`` or ``oneflow.nn.functional.kl_div``, with gradients by autograd."""
+
+    layouts = NO_NEGATIVE_STRIDES
 
     def __init__(self, name: str) -> None:
         super().__init__(f"oneflow.nn.{name}", "oneflow")
@@ -30,40 +43,53 @@ class OneFlow(Implementation):
         """Version of OneFlow."""
         return str(oneflow.__version__)
 
-    def given(self, operand: Operand, requires_grad: bool) -> Any:
+    def given(self, operand: Operand) -> Any:
         """Operand as a tensor; an object as it is."""
         if not operand.is_array:
             return operand.values
         if not hasattr(oneflow, str(operand.dtype)):
             raise UnsupportedError(f"OneFlow has no {operand.dtype}")
-        tensor = oneflow.tensor(operand.values, dtype=getattr(oneflow, str(operand.dtype)))
-        return tensor.requires_grad_(requires_grad)
+        dtype, values = getattr(oneflow, str(operand.dtype)), operand.laid_out()
+        if operand.layout == "contiguous":
+            return oneflow.tensor(values, dtype=dtype)
+        memory, strides, offset = storage(values)
+        whole = oneflow.tensor(memory, dtype=dtype)
+        return oneflow.as_strided(whole, list(values.shape), list(strides), offset).detach()
 
-    def compute(self, case: Case) -> Outcome:
-        """Loss and its gradients by autograd."""
+    def result(self, array: Any) -> Result:
+        """Values of a tensor."""
+        return as_result(np.asarray(array.detach().numpy()), array.dtype)
+
+    def tracked(self, array: Any) -> Any:
+        """The tensor itself."""
+        return array.requires_grad_() if isinstance(array, oneflow.Tensor) else array
+
+    def loss(self, case: Case) -> Callable[[Any, Any], Any]:
+        """The module, or the function."""
+        options = {"reduction": case.reduction, "log_target": case.log_target}
+        if self.name.endswith("KLDivLoss"):
+            module: Callable[[Any, Any], Any] = oneflow.nn.KLDivLoss(**options)
+            return module
+        return partial(oneflow.nn.functional.kl_div, **options)
+
+    def gradients(self, loss: Any, arrays: Sequence[Any], cotangent: Any, *, again: bool) -> Sequence[Any]:
+        """Gradients by autograd."""
+        cotangent = oneflow.ones_like(loss) if cotangent is None else cotangent
+        gradients: Sequence[Any] = oneflow.autograd.grad(loss, arrays, cotangent, retain_graph=again)
+        return gradients
+
+    def overwrite(self, array: Any) -> None:
+        """Double what a tensor holds."""
+        array.mul_(2)
+
+    def called(self, case: Case, input: Any, target: Any, cotangent: Any) -> tuple[Any, Mapping[str, Any]]:
+        """Loss and gradients of the call that the case describes."""
         try:
-            return self._compute(case)
+            return super().called(case, input, target, cotangent)
         except RuntimeError as error:
             if "Cannot find the kernel" in str(error):
                 raise UnsupportedError(f"OneFlow has no kernel for {case.target.dtype} on the CPU") from None
             raise
-
-    def _compute(self, case: Case) -> Outcome:
-        input = self.given(case.input, "input" in case.gradients)
-        target = self.given(case.target, "target" in case.gradients)
-        options = {"reduction": case.reduction, "log_target": case.log_target}
-        if self.name.endswith("KLDivLoss"):
-            loss = oneflow.nn.KLDivLoss(**options)(input, target)
-        else:
-            loss = oneflow.nn.functional.kl_div(input, target, **options)
-        if case.gradients:
-            loss.sum().backward()
-        gradients = {"input": input, "target": target}
-        return Outcome(_result(loss), {name: _result(gradients[name].grad) for name in case.gradients})
-
-
-def _result(tensor: Any) -> Result:
-    return as_result(np.asarray(tensor.detach().numpy()), tensor.dtype)
 
 
 def implementations() -> Iterator[Implementation]:

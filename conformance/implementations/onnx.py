@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from conformance.record import Case, Implementation, Outcome, UnsupportedError, as_result
+from conformance.record import LAYOUTS, Case, Implementation, Operand, Result, UnsupportedError, as_result
 
 MODELS = Path("build/onnx")
 
@@ -49,6 +49,7 @@ class ONNX(Implementation):
 
     gradients_by = "closed form"
     lazy = True
+    layouts = LAYOUTS
 
     def __init__(self, convention: str) -> None:
         super().__init__("kldiv_xp onnx", "onnxruntime", convention=convention, compiled=True)
@@ -61,12 +62,22 @@ class ONNX(Implementation):
         """Session of onnxruntime for the calls of a kind."""
         return _session_of_file(MODELS / str(self.convention) / kind.file_name)
 
-    def compute(self, case: Case) -> Outcome:
+    def given(self, operand: Operand) -> Any:
+        """Operand as a NumPy array; an object as it is."""
+        return operand.laid_out() if operand.is_array else operand.values
+
+    def result(self, array: Any) -> Result:
+        """Result of a NumPy array."""
+        return as_result(array, array.dtype)
+
+    def evaluate(self, case: Case, input: Any, target: Any, cotangent: Any) -> tuple[Any, Mapping[str, Any]]:
         """Loss and gradients, all of them outputs of one model."""
         session = self.session(kind_of(case))
-        given = {name: np.asarray(getattr(case, name).values) for name in ("input", "target")}
-        loss, *gradients = (as_result(values, values.dtype) for values in session.run(None, given))
-        return Outcome(loss, dict(zip(("input", "target"), gradients, strict=False)) if case.gradients else {})
+        if cotangent is not None:
+            raise UnsupportedError("an upstream gradient of ones is built into the models")
+        loss, *gradients = session.run(None, {"input": np.asarray(input), "target": np.asarray(target)})
+        by = dict(zip(("input", "target"), gradients, strict=True))
+        return loss, {name: by[name] for name in case.gradients}
 
 
 def session_of(model: Any) -> Any:

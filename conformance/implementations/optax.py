@@ -4,7 +4,7 @@ They sum over axes and have no other reduction: ``"none"`` is a sum over no axis
 the means are what a user would write, ``jnp.mean`` of single elements or of the sums of the rows.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -18,6 +18,8 @@ from conformance.record import Case, Implementation, Operand, Outcome, Result, U
 class Optax(Implementation):
     """``optax.losses.kl_divergence`` or ``optax.losses.kl_divergence_with_log_targets``."""
 
+    mutable = False
+
     def __init__(self, name: str, *, log_target: bool) -> None:
         super().__init__(f"optax.losses.{name}", "optax")
         self.function: Callable[..., jax.Array] = getattr(optax.losses, name)
@@ -27,36 +29,43 @@ class Optax(Implementation):
         """Version of Optax."""
         return str(optax.__version__)
 
+    def given(self, operand: Operand) -> Any:
+        """Operand as a JAX array; an object as it is."""
+        return jnp.asarray(operand.values, dtype=operand.dtype) if operand.is_array else operand.values
+
+    def result(self, array: Any) -> Result:
+        """Values of a JAX array."""
+        return as_result(np.asarray(array), array.dtype)
+
     def compute(self, case: Case) -> Outcome:
+        """Outcome with 64-bit numbers."""
+        with jax.enable_x64(True), jax.default_device(jax.devices(self.device)[0]):
+            return super().compute(case)
+
+    def evaluate(self, case: Case, input: Any, target: Any, cotangent: Any) -> tuple[Any, Mapping[str, Any]]:
         """Loss and its gradients by ``jax.vjp``."""
         if case.log_target != self.log_target:
             kind = "log-probabilities" if self.log_target else "probabilities"
             raise UnsupportedError(f"the targets of this function are {kind}; the other kind has a function of its own")
         if case.reduction not in ("none", "sum", "mean", "batchmean"):
             raise UnsupportedError("Optax has no argument for the reduction")
-        with jax.enable_x64(True), jax.default_device(jax.devices(self.device)[0]):
-            arguments = _given(case.input), _given(case.target)
-            if not case.gradients:
-                return Outcome(_result(self._loss(case.reduction, *arguments)))
-            loss, pullback = jax.vjp(lambda *both: self._loss(case.reduction, *both), *arguments)
-            gradients = dict(zip(("input", "target"), map(_result, pullback(jnp.ones_like(loss))), strict=True))
-            return Outcome(_result(loss), gradients)
+        arguments = {"input": input, "target": target}
+        if not case.gradients:
+            return self._loss(case, **arguments), {}
 
-    def _loss(self, reduction: str, input: Any, target: Any) -> jax.Array:
-        if reduction == "sum":
+        def of_wanted(*wanted: Any) -> jax.Array:
+            return self._loss(case, **arguments | dict(zip(case.gradients, wanted, strict=True)))
+
+        loss, pullback = jax.vjp(of_wanted, *(arguments[name] for name in case.gradients))
+        gradients = pullback(jnp.ones_like(loss) if cotangent is None else cotangent)
+        return loss, dict(zip(case.gradients, gradients, strict=True))
+
+    def _loss(self, case: Case, input: Any, target: Any) -> jax.Array:
+        if case.reduction == "sum":
             return self.function(input, target, axis=None)
-        axes = tuple(range(1, jnp.ndim(input))) if reduction == "batchmean" else ()
+        axes = tuple(range(1, jnp.ndim(input))) if case.reduction == "batchmean" else ()
         loss = self.function(input, target, axis=axes)
-        return loss if reduction == "none" else jnp.mean(loss)
-
-
-def _given(operand: Operand) -> Any:
-    """Operand as a JAX array; an object as it is."""
-    return jnp.asarray(operand.values, dtype=operand.dtype) if operand.is_array else operand.values
-
-
-def _result(array: Any) -> Result:
-    return as_result(np.asarray(array), array.dtype)
+        return loss if case.reduction == "none" else jnp.mean(loss)
 
 
 def implementations() -> Iterator[Implementation]:

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import paddle
 
-from conformance.record import Case, Implementation, Operand, Outcome, Result, UnsupportedError, as_result
+from conformance.record import (
+    NO_NEGATIVE_STRIDES,
+    Case,
+    Implementation,
+    Operand,
+    Result,
+    Taped,
+    UnsupportedError,
+    as_result,
+    storage,
+)
 
-# A defect to act on, and not a lack: ``.grad`` stays None, and a model behind the label is not trained.
-_NAMES = {"input": "input", "target": "label"}
 
-
-class Paddle(Implementation):
+class Paddle(Taped):
     """``paddle.nn.functional.kl_div``."""
+
+    layouts = NO_NEGATIVE_STRIDES
 
     def __init__(self) -> None:
         super().__init__("paddle.nn.functional.kl_div", "paddle")
@@ -25,44 +35,50 @@ class Paddle(Implementation):
         """Version of PaddlePaddle."""
         return str(paddle.__version__)
 
-    def compute(self, case: Case) -> Outcome:
-        """Loss and its gradients by autograd."""
+    def given(self, operand: Operand) -> Any:
+        """Operand as a tensor; an object as it is."""
+        if not operand.is_array:
+            return operand.values
+        values = operand.laid_out()
+        if operand.layout == "contiguous":
+            return paddle.to_tensor(values, dtype=operand.dtype)
+        memory, strides, offset = storage(values)
+        whole = paddle.to_tensor(memory, dtype=operand.dtype)
+        size = whole.element_size()
+        return paddle.as_strided(whole, list(values.shape), list(strides), offset * size)
+
+    def result(self, array: Any) -> Result:
+        """Values of a tensor."""
+        as_numpy = array.astype("float32") if array.dtype == paddle.bfloat16 else array
+        return as_result(np.asarray(as_numpy.detach().numpy()), array.dtype)
+
+    def tracked(self, array: Any) -> Any:
+        """The tensor itself."""
+        array.stop_gradient = False
+        return array
+
+    def loss(self, case: Case) -> Callable[[Any, Any], Any]:
+        """The function."""
+        return partial(paddle.nn.functional.kl_div, reduction=case.reduction, log_target=case.log_target)
+
+    def gradients(self, loss: Any, arrays: Sequence[Any], cotangent: Any, *, again: bool) -> Sequence[Any]:
+        """Gradients by autograd; ``None`` where it gives none, and no error."""
+        cotangent = paddle.ones_like(loss) if cotangent is None else cotangent
+        gradients: Sequence[Any] = paddle.grad(loss, arrays, cotangent, retain_graph=again, allow_unused=True)
+        return gradients
+
+    def overwrite(self, array: Any) -> None:
+        """Double what a tensor holds."""
+        array.scale_(2)
+
+    def called(self, case: Case, input: Any, target: Any, cotangent: Any) -> tuple[Any, Mapping[str, Any]]:
+        """Loss and gradients of the call that the case describes."""
         try:
-            return _compute(case)
+            return super().called(case, input, target, cotangent)
         except RuntimeError as error:
             if "is not registered" in str(error) and case.group != "refused":
                 raise UnsupportedError(f"Paddle has no kernel for {case.input.dtype} on the CPU") from None
             raise
-
-
-def _compute(case: Case) -> Outcome:
-    arguments = {
-        name: _given(operand, requires_grad=name in case.gradients)
-        for name, operand in (("input", case.input), ("target", case.target))
-    }
-    loss = paddle.nn.functional.kl_div(*arguments.values(), reduction=case.reduction, log_target=case.log_target)
-    if not case.gradients:
-        return Outcome(_result(loss))
-    loss.backward(paddle.ones_like(loss))
-    gradients = {name: arguments[name].grad for name in case.gradients}
-    missing = [name for name, gradient in gradients.items() if gradient is None]
-    return Outcome(
-        _result(loss),
-        {name: _result(gradient) for name, gradient in gradients.items() if gradient is not None},
-        unsupported=f"Paddle gives no gradient by the {_NAMES[missing[0]]}, and no error" if missing else None,
-    )
-
-
-def _given(operand: Operand, requires_grad: bool) -> Any:
-    """Operand as a tensor; an object as it is."""
-    if not operand.is_array:
-        return operand.values
-    return paddle.to_tensor(operand.values, dtype=operand.dtype, stop_gradient=not requires_grad)
-
-
-def _result(tensor: Any) -> Result:
-    as_numpy = tensor.astype("float32") if tensor.dtype == paddle.bfloat16 else tensor
-    return as_result(np.asarray(as_numpy.detach().numpy()), tensor.dtype)
 
 
 def implementations() -> Iterator[Implementation]:

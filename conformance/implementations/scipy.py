@@ -4,17 +4,19 @@ They take probabilities on both sides, so they are given ``exp(input)``, and ``e
 work element by element; the reductions are NumPy's own.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import scipy.special
 
-from conformance.record import Case, Implementation, Operand, Outcome, UnsupportedError, as_result
+from conformance.record import LAYOUTS, Case, Implementation, Operand, Result, UnsupportedError, as_result
 
 
 class SciPy(Implementation):
     """A function of ``scipy.special``."""
+
+    layouts = LAYOUTS
 
     def __init__(self, name: str) -> None:
         super().__init__(f"scipy.special.{name}", "scipy")
@@ -24,25 +26,29 @@ class SciPy(Implementation):
         """Version of SciPy."""
         return str(scipy.__version__)
 
-    def compute(self, case: Case) -> Outcome:
+    def given(self, operand: Operand) -> Any:
+        """Operand as a NumPy array; an object as it is."""
+        if operand.dtype == "bfloat16":
+            raise UnsupportedError("NumPy has no bfloat16")
+        return operand.laid_out() if operand.is_array else operand.values
+
+    def result(self, array: Any) -> Result:
+        """Result of a NumPy array."""
+        return as_result(array, array.dtype)
+
+    def evaluate(self, case: Case, input: Any, target: Any, cotangent: Any) -> tuple[Any, Mapping[str, Any]]:
         """Loss, without gradients."""
         if case.reduction not in ("none", "sum", "mean", "batchmean"):
             raise UnsupportedError("the function has no argument for the reduction")
-        target = _given(case.target)
-        loss = np.asarray(self.function(np.exp(target) if case.log_target else target, np.exp(_given(case.input))))
+        loss = np.asarray(self.function(np.exp(target) if case.log_target else target, np.exp(input)))
         if case.reduction == "batchmean":
             loss = loss.sum(axis=tuple(range(1, loss.ndim)))
         if case.reduction != "none":
             total = np.sum(loss)
             loss = total if case.reduction == "sum" else total / loss.size
-        return Outcome(as_result(loss, loss.dtype), unsupported="SciPy has no gradients" if case.gradients else None)
-
-
-def _given(operand: Operand) -> Any:
-    """Operand as a NumPy array; an object as it is."""
-    if operand.dtype == "bfloat16":
-        raise UnsupportedError("NumPy has no bfloat16")
-    return operand.values
+        if case.gradients:
+            raise UnsupportedError("SciPy has no gradients", loss)
+        return loss, {}
 
 
 def implementations() -> Iterator[Implementation]:

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
 import torch
 
-from conformance.record import Case, Implementation, Operand, Outcome, Result, UnsupportedError, as_result
+from conformance.record import (
+    NO_NEGATIVE_STRIDES,
+    Case,
+    Implementation,
+    Operand,
+    Result,
+    Taped,
+    UnsupportedError,
+    as_result,
+    storage,
+)
 
 
-class TorchTensors(Implementation):
+class TorchTensors(Taped):
     """Something that computes the loss of two tensors, with its gradients by autograd."""
+
+    layouts = NO_NEGATIVE_STRIDES
 
     def __init__(self, name: str, *, device: str, convention: str | None = None, compiled: bool = False) -> None:
         name = name if device == "cpu" else f"{name} {device}"
@@ -25,48 +37,53 @@ class TorchTensors(Implementation):
         """Reason if there is no such device."""
         return "no CUDA device" if self.device == "cuda" and not torch.cuda.is_available() else None
 
-    def given(self, operand: Operand, requires_grad: bool) -> Any:
+    def given(self, operand: Operand) -> Any:
         """Operand as a tensor; an object as it is."""
         if not operand.is_array:
             return operand.values
-        tensor = torch.tensor(operand.values).to(device=self.device, dtype=getattr(torch, str(operand.dtype)))
-        return tensor.requires_grad_(requires_grad)
+        values = operand.laid_out()
+        memory, strides, offset = storage(values)
+        whole = torch.tensor(memory).to(device=self.device, dtype=getattr(torch, str(operand.dtype)))
+        return whole.as_strided(values.shape, strides, offset)
 
-    def loss(self, case: Case) -> Callable[[Any, Any], torch.Tensor]:
-        """Loss function with the options of the case."""
-        raise NotImplementedError
+    def result(self, array: Any) -> Result:
+        """Values of a tensor."""
+        tensor = array.detach().cpu()
+        as_numpy = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+        return as_result(as_numpy.numpy(), tensor.dtype)
 
-    def compute(self, case: Case) -> Outcome:
-        """Loss and its gradients by autograd."""
-        arguments = {
-            name: self.given(operand, requires_grad=name in case.gradients)
-            for name, operand in (("input", case.input), ("target", case.target))
-        }
+    def tracked(self, array: Any) -> Any:
+        """The tensor itself."""
+        return array.requires_grad_() if isinstance(array, torch.Tensor) else array
+
+    def gradients(self, loss: Any, arrays: Sequence[Any], cotangent: Any, *, again: bool) -> Sequence[Any]:
+        """Gradients by autograd."""
+        cotangent = torch.ones_like(loss) if cotangent is None else cotangent
+        return torch.autograd.grad(loss, arrays, cotangent, retain_graph=again)
+
+    def overwrite(self, array: Any) -> None:
+        """Double what a tensor holds."""
+        array.mul_(2)
+
+    def called(self, case: Case, input: Any, target: Any, cotangent: Any) -> tuple[Any, Mapping[str, Any]]:
+        """Loss and gradients of the call that the case describes."""
         with warnings.catch_warnings():
             # PyTorch warns of broadcast shapes and of "mean"; both are for the verdict to tell.
             warnings.simplefilter("ignore")
             try:
-                loss = self.loss(case)(*arguments.values())
+                return super().called(case, input, target, cotangent)
             except RuntimeError as error:
-                raise UnsupportedError(_no_kernel(error, case)) from None
-            try:
-                if case.gradients:
-                    torch.autograd.backward(loss, torch.ones_like(loss))
-            except RuntimeError as error:
-                return Outcome(_result(loss), unsupported=_no_kernel(error, case))
-        return as_outcome(loss, {name: arguments[name].grad for name in case.gradients})
+                if "not implemented for" not in str(error) or case.group == "refused":
+                    raise
+                loss = self._without_gradients(case, input, target)
+                raise UnsupportedError(f"PyTorch {self.version()}: {error}", loss) from None
 
-
-def as_outcome(loss: Any, gradients: dict[str, Any]) -> Outcome:
-    """Outcome of tensors."""
-    return Outcome(_result(loss), {name: _result(gradient) for name, gradient in gradients.items()})
-
-
-def _no_kernel(error: RuntimeError, case: Case) -> str:
-    """Message of an error which says that PyTorch cannot compute in a floating dtype; another error goes on."""
-    if "not implemented for" not in str(error) or case.group == "refused":
-        raise error
-    return f"PyTorch {torch.__version__.partition('+')[0]}: {error}"
+    def _without_gradients(self, case: Case, input: Any, target: Any) -> Any:
+        """The loss, if there is a kernel for it."""
+        try:
+            return self.loss(case)(input, target)
+        except RuntimeError:
+            return None
 
 
 class TorchNN(TorchTensors):
@@ -78,12 +95,6 @@ class TorchNN(TorchTensors):
     def loss(self, case: Case) -> Callable[[Any, Any], torch.Tensor]:
         """PyTorch's own module."""
         return torch.nn.KLDivLoss(reduction=case.reduction, log_target=case.log_target)
-
-
-def _result(tensor: Any) -> Result:
-    tensor = tensor.detach().cpu()
-    as_numpy = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
-    return as_result(as_numpy.numpy(), tensor.dtype)
 
 
 def implementations() -> Iterator[Implementation]:

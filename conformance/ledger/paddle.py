@@ -3,7 +3,7 @@
 import numpy as np
 
 from conformance.elements import Elements
-from conformance.ledger.entry import Deviation, Refusal, gives_what_was_asked, running_total
+from conformance.ledger.entry import Deviation, Refusal, gives_what_was_asked, running_total, zero
 from conformance.ledger.formulas import paddle
 from conformance.tolerance import K
 
@@ -18,6 +18,16 @@ def _lanes(e: Elements) -> int:
 
 
 DEVIATIONS = (
+    Deviation(
+        "no-gradient-by-label",
+        paddle,
+        ("target",),
+        lambda e: np.full(e.y.shape, True),
+        zero,
+        "wrong: Paddle gives no gradient by the target, and no error: the gradient by one array that is both arguments"
+        " is that by the input alone",
+        "calls/6x10/one-array/target/sum; https://github.com/PaddlePaddle/PaddleOCR/pull/5643",
+    ),
     Deviation(
         "mean-of-a-running-total",
         paddle,

@@ -191,10 +191,13 @@ def _ratio_out_of_range(e: Elements) -> Mask:
 
 
 def _factor_out_of_range(e: Elements) -> Mask:
-    """Where a factor of the gradients, p/q/q, g p or the derivative by p/q, overflows or loses digits."""
+    """Where a factor of the gradients, p/q/q, g p or the derivative by p/q, overflows or loses digits, or a product."""
     p, q = _clipped(e)
     ratio, by_ratio = _clipped_by_ratio(e)
-    out_of_range: Mask = np.isinf(e.rounded(ratio / q)) | (e.weight * p < e.tiny) | (by_ratio < e.tiny)
+    by_q = e.rounded(ratio / q)
+    overflows = np.isinf(by_q) | np.isinf(e.rounded(by_ratio * by_q))
+    loses_digits = (np.abs(e.weight * p) < e.tiny) | (np.abs(by_ratio) < e.tiny)
+    out_of_range: Mask = overflows | loses_digits
     return out_of_range
 
 
@@ -202,14 +205,14 @@ def _clipped_by_input(e: Elements) -> Floats:
     q = _clipped(e)[1]
     ratio, by_ratio = _clipped_by_ratio(e)
     by_q = -e.rounded(by_ratio * e.rounded(ratio / q))
-    return np.where(q == _q(e), by_q, 0.0) * _q(e) / e.weight
+    return e.per_weight(np.where(q == _q(e), by_q, 0.0) * _q(e))
 
 
 def _clipped_by_target(e: Elements) -> Floats:
     p, q = _clipped(e)
     ratio, by_ratio = _clipped_by_ratio(e)
     by_p = e.weight * np.log(ratio) + e.rounded(by_ratio / q)
-    return np.where(p == _p(e), by_p, 0.0) * _by_p(e) / e.weight
+    return e.per_weight(np.where(p == _p(e), by_p, 0.0) * _by_p(e))
 
 
 _DIVERGENCE = (
@@ -295,7 +298,7 @@ DEVIATIONS: tuple[Deviation, ...] = (
         _jax_rel_entr,
         ("input",),
         lambda e: _in_domain(e) & ((_entropy_by_q(e) == 0) | ~np.isfinite(_entropy_by_q(e) * _q(e))),
-        lambda e: _entropy_by_q(e) * _q(e) / e.weight,
+        lambda e: e.per_weight(_entropy_by_q(e) * _q(e)),
         "wrong: the gradient is p/q times q, computed as (1/q) p q: infinite where 1/q overflows, which in float16 it"
         " does for every input below -11, NaN where q is infinite, and 0 where (1/q) p underflows",
         "real/temperature-4/float16/target/none",
@@ -355,7 +358,7 @@ DEVIATIONS: tuple[Deviation, ...] = (
         _jax_kl_div,
         ("input",),
         _everywhere,
-        lambda e: (_entropy_by_q(e) + e.weight) * _q(e) / e.weight,
+        lambda e: e.per_weight((_entropy_by_q(e) + e.weight) * _q(e)),
         "the derivative of the other function is q - p, and not -p",
         "random/5x3/even/float32/target/none",
         roundings=_of_exponential,

@@ -43,7 +43,7 @@ DEVIATIONS = (
         "lost-one",
         _scales_before_dividing,
         ("target",),
-        lambda e: among_probabilities(e, (e.y > 0) & (e.y * e.weight < e.tiny)),
+        lambda e: among_probabilities(e, (e.y > 0) & (np.abs(e.y * e.weight) < e.tiny)),
         lambda e: e.log_p + e.rounded(e.y * e.rounded(e.weight)) / e.y / e.weight - e.x,
         "log y + 1 - x is computed as (g log y) + (g y) / y - g x, with the gradient g of the sum: where g y"
         " underflows, up to all of the 1 is lost. In float16 that is so for ordinary numbers",
@@ -67,6 +67,14 @@ REFUSALS = (
         lambda case, outcome: _arrays_but_not_floating(case) and gives_what_was_asked(case, outcome),
         "PyTorch up to 1.12 computed a loss of integers, truth values and complex numbers",
         "refused/int32-target/target/mean",
+    ),
+    Refusal(
+        "input-kept-for-backward",
+        pytorch_until_1_12,
+        lambda case, outcome: case.call == "changed after" and "inplace operation" in str(outcome.error),
+        "PyTorch up to 1.12 kept the input for the backward pass, although the derivative by the input needs the target"
+        " alone, so that the input could not be overwritten before",
+        "calls/6x10/changed-after/target/sum",
     ),
     Refusal(
         "mixed-dtypes-not-differentiated",

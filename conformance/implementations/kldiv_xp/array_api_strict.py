@@ -7,13 +7,14 @@ import array_api_strict as xp
 import numpy as np
 
 from conformance.implementations.kldiv_xp.closed_form import ClosedForm
-from conformance.record import Case, Implementation, Outcome, Result, as_result
+from conformance.record import LAYOUTS, Case, Implementation, Outcome, Result, as_result
 
 
 class KLDivXP(ClosedForm):
     """Arrays of array-api-strict, in its strictest settings."""
 
     missing_dtypes = ("float16", "bfloat16")
+    layouts = LAYOUTS
 
     def __init__(self, convention: str) -> None:
         super().__init__("kldiv_xp array-api-strict", "array-api-strict", convention)

@@ -1,12 +1,15 @@
 """``kldiv_xp`` on a library without autodiff: the gradients come from ``kl_div_value_and_grad``."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
-from conformance.record import Case, Implementation, Operand, Outcome, Result, UnsupportedError
+from conformance.record import Case, Implementation, Operand, Result, UnsupportedError, as_result
 from kldiv_xp import kl_div, kl_div_value_and_grad
+
+ARGNUMS = {"input": 0, "target": 1}
 
 
 class ClosedForm(Implementation):
@@ -33,29 +36,28 @@ class ClosedForm(Implementation):
     def namespace(self) -> Any:
         """Array namespace of the library."""
 
-    @abstractmethod
-    def result(self, array: Any) -> Result:
-        """Result of an array of the library."""
-
     def given(self, operand: Operand) -> Any:
-        """Operand as an array of the library."""
+        """Operand as an array of the library; one that wraps NumPy's has the same layout."""
         if not operand.is_array:
             return operand.values
         if operand.dtype in self.missing_dtypes:
             raise UnsupportedError(f"the library has no {operand.dtype}")
-        return self.namespace().asarray(operand.values)
+        return self.namespace().asarray(operand.laid_out())
 
-    def compute(self, case: Case) -> Outcome:
+    def result(self, array: Any) -> Result:
+        """Values of an array that NumPy can read."""
+        return as_result(array, array.dtype)
+
+    def evaluate(self, case: Case, input: Any, target: Any, cotangent: Any) -> tuple[Any, Mapping[str, Any]]:
         """Loss from ``kl_div``, gradients from the closed form."""
-        arguments: tuple[Any, ...] = self.given(case.input), self.given(case.target), case.reduction, case.log_target
+        arguments: tuple[Any, ...] = input, target, case.reduction, case.log_target
         loss = kl_div(*arguments, convention=self.convention)  # type: ignore[arg-type]
-        gradients: dict[str, Result] = {}
-        if case.gradients:
-            _, both = kl_div_value_and_grad(
-                *arguments,
-                convention=self.convention,  # type: ignore[arg-type]
-                argnums=(0, 1),
-                cotangent=self.namespace().ones_like(loss),
-            )
-            gradients = {name: self.result(both[i]) for i, name in enumerate(("input", "target"))}
-        return Outcome(self.result(loss), gradients)
+        if not case.gradients:
+            return loss, {}
+        _, gradients = kl_div_value_and_grad(
+            *arguments,
+            convention=self.convention,  # type: ignore[arg-type]
+            argnums=tuple(ARGNUMS[name] for name in case.gradients),
+            cotangent=self.namespace().ones_like(loss) if cotangent is None else cotangent,
+        )
+        return loss, dict(zip(case.gradients, gradients, strict=True))

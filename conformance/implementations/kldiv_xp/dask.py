@@ -9,7 +9,7 @@ from typing import Any
 
 from conformance.implementations.kldiv_xp.blocks import LazyBlocks, in_two
 from conformance.implementations.kldiv_xp.sample import left_out_of_sample
-from conformance.record import Case, Implementation, Operand
+from conformance.record import LAYOUTS, Case, Implementation, Operand
 
 WORKERS = 2
 
@@ -18,6 +18,7 @@ class KLDivXP(LazyBlocks):
     """Dask arrays of several chunks, computed in this process."""
 
     needs: tuple[str, ...] = ("dask",)
+    layouts = LAYOUTS
     one_in = 6
 
     def __init__(self, convention: str, name: str = "kldiv_xp dask") -> None:

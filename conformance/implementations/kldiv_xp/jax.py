@@ -1,6 +1,6 @@
 """``kldiv_xp`` on JAX: eager and jitted, with its gradients by autodiff."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -12,24 +12,30 @@ from conformance.record import Case, Implementation, Operand, Outcome, Result, a
 from kldiv_xp import KLDivLoss
 
 
-def _loss_and_gradients(loss: KLDivLoss, input: Any, target: Any) -> tuple[Any, tuple[Any, Any]]:
-    value, pullback = jax.vjp(loss, input, target)
-    return value, pullback(jnp.ones_like(value))
+def _evaluated(
+    loss: KLDivLoss, wanted: tuple[str, ...], arguments: dict[str, Any], cotangent: Any
+) -> tuple[Any, tuple[Any, ...]]:
+    """Loss and the gradients that are wanted."""
+    if not wanted:
+        return loss(**arguments), ()
 
+    def of_wanted(*arrays: Any) -> Any:
+        return loss(**arguments | dict(zip(wanted, arrays, strict=True)))
 
-def _loss(loss: KLDivLoss, input: Any, target: Any) -> tuple[Any, tuple[()]]:
-    return loss(input, target), ()
+    value, pullback = jax.vjp(of_wanted, *(arguments[name] for name in wanted))
+    return value, pullback(jnp.ones_like(value) if cotangent is None else cotangent)
 
 
 class KLDivXP(Implementation):
     """JAX arrays, with 64-bit numbers enabled."""
 
     gradients_by = "autodiff"
+    mutable = False
 
     def __init__(self, convention: str, *, jit: bool, platform: str) -> None:
         name = f"kldiv_xp {'jax.jit' if jit else 'jax'}{'' if platform == 'cpu' else f' {platform}'}"
         super().__init__(name, "jax", convention=convention, device=platform, compiled=jit)
-        self.wrap = partial(jax.jit, static_argnums=0) if jit else lambda function: function
+        self.wrap = partial(jax.jit, static_argnums=(0, 1)) if jit else lambda function: function
 
     def version(self) -> str:
         """Version of JAX."""
@@ -47,17 +53,21 @@ class KLDivXP(Implementation):
         """Operand as a JAX array; an object as it is."""
         return jnp.asarray(operand.values, dtype=operand.dtype) if operand.is_array else operand.values
 
+    def result(self, array: Any) -> Result:
+        """Values of a JAX array."""
+        return as_result(np.asarray(array), array.dtype)
+
     def compute(self, case: Case) -> Outcome:
-        """Loss and its gradients by ``jax.vjp``."""
+        """Outcome with 64-bit numbers, on the device."""
         with jax.enable_x64(True), jax.default_device(jax.devices(self.device)[0]):
-            loss = KLDivLoss(case.reduction, case.log_target, convention=self.convention)  # type: ignore[arg-type]
-            function = self.wrap(_loss_and_gradients if case.gradients else _loss)
-            value, gradients = function(loss, self.given(case.input), self.given(case.target))
-            return Outcome(_result(value), dict(zip(("input", "target"), map(_result, gradients), strict=False)))
+            return super().compute(case)
 
-
-def _result(array: Any) -> Result:
-    return as_result(np.asarray(array), array.dtype)
+    def evaluate(self, case: Case, input: Any, target: Any, cotangent: Any) -> tuple[Any, Mapping[str, Any]]:
+        """Loss and its gradients by ``jax.vjp``."""
+        loss = KLDivLoss(case.reduction, case.log_target, convention=self.convention)  # type: ignore[arg-type]
+        arguments = {"input": input, "target": target}
+        value, gradients = self.wrap(_evaluated)(loss, case.gradients, arguments, cotangent)
+        return value, dict(zip(case.gradients, gradients, strict=True))
 
 
 def implementations(convention: str) -> Iterator[Implementation]:

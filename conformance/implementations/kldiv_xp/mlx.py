@@ -2,13 +2,13 @@
 
 import importlib.metadata
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
 from conformance.implementations.kldiv_xp.sample import left_out_of_sample
-from conformance.record import Case, Implementation, Operand, Outcome, Result, as_result
+from conformance.record import LAYOUTS, Case, Implementation, Operand, Outcome, Result, as_result, storage
 from kldiv_xp import KLDivLoss
 
 
@@ -17,6 +17,8 @@ class KLDivXP(Implementation):
 
     gradients_by = "autodiff"
     lazy = True
+    layouts = LAYOUTS
+    mutable = False
 
     def __init__(self, convention: str, *, compiled: bool) -> None:
         name = f"kldiv_xp {'mlx.compile' if compiled else 'mlx'}"
@@ -42,44 +44,60 @@ class KLDivXP(Implementation):
 
         if not operand.is_array:
             return operand.values
-        return mx.array(operand.values, dtype=mx.bool_ if operand.dtype == "bool" else getattr(mx, str(operand.dtype)))
+        dtype = mx.bool_ if operand.dtype == "bool" else getattr(mx, str(operand.dtype))
+        values = operand.laid_out()
+        memory, strides, offset = storage(values)
+        whole = mx.array(memory, dtype=dtype)
+        return (
+            mx.as_strided(whole, values.shape, strides, offset)
+            if operand.layout != "contiguous"
+            else whole.reshape(values.shape)
+        )
+
+    def result(self, array: Any) -> Result:
+        """Values of an MLX array."""
+        import mlx.core as mx
+
+        return as_result(array.astype(mx.float32) if array.dtype == mx.bfloat16 else array, array.dtype)
 
     def compute(self, case: Case) -> Outcome:
-        """Loss and its gradients by ``mlx.core.vjp``."""
+        """Outcome on the CPU."""
         import mlx.core as mx
 
         with mx.stream(mx.cpu):
-            loss = KLDivLoss(case.reduction, case.log_target, convention=self.convention)  # type: ignore[arg-type]
-            function = _compiled(loss, bool(case.gradients)) if self.compiled else _function(loss, bool(case.gradients))
-            value, *gradients = function(self.given(case.input), self.given(case.target))
-            return Outcome(_result(value), dict(zip(("input", "target"), map(_result, gradients), strict=False)))
+            return super().compute(case)
+
+    def evaluate(self, case: Case, input: Any, target: Any, cotangent: Any) -> tuple[Any, Mapping[str, Any]]:
+        """Loss and its gradients by ``mlx.core.vjp``."""
+        loss = KLDivLoss(case.reduction, case.log_target, convention=self.convention)  # type: ignore[arg-type]
+        function = _compiled(loss, case.gradients) if self.compiled else _function(loss, case.gradients)
+        value, *gradients = function(input, target, *(() if cotangent is None else (cotangent,)))
+        return value, dict(zip(case.gradients, gradients, strict=True))
 
 
-def _function(loss: KLDivLoss, with_gradients: bool) -> Callable[..., Any]:
-    def loss_and_gradients(input: Any, target: Any) -> tuple[Any, ...]:
+def _function(loss: KLDivLoss, wanted: tuple[str, ...]) -> Callable[..., Any]:
+    def loss_and_gradients(input: Any, target: Any, *cotangent: Any) -> tuple[Any, ...]:
         import mlx.core as mx
 
-        value = loss(input, target)
-        if not with_gradients:
+        value, arguments = loss(input, target), {"input": input, "target": target}
+        if not wanted:
             return (value,)
-        _, gradients = mx.vjp(loss, (input, target), (mx.ones_like(value),))
+
+        def of_wanted(*arrays: Any) -> Any:
+            return loss(**arguments | dict(zip(wanted, arrays, strict=True)))
+
+        _, gradients = mx.vjp(of_wanted, [arguments[name] for name in wanted], cotangent or (mx.ones_like(value),))
         return value, *gradients
 
     return loss_and_gradients
 
 
 @cache
-def _compiled(loss: KLDivLoss, with_gradients: bool) -> Callable[..., Any]:
+def _compiled(loss: KLDivLoss, wanted: tuple[str, ...]) -> Callable[..., Any]:
     import mlx.core as mx
 
-    compiled: Callable[..., Any] = mx.compile(_function(loss, with_gradients))
+    compiled: Callable[..., Any] = mx.compile(_function(loss, wanted))
     return compiled
-
-
-def _result(array: Any) -> Result:
-    import mlx.core as mx
-
-    return as_result(array.astype(mx.float32) if array.dtype == mx.bfloat16 else array, array.dtype)
 
 
 def implementations(convention: str) -> Iterator[Implementation]:

@@ -13,7 +13,6 @@ from conformance.implementations.kldiv_xp import torch as on_torch
 from conformance.implementations.kldiv_xp.closed_form import ClosedForm
 from conformance.implementations.kldiv_xp.jax import KLDivXP as OnJAX
 from conformance.implementations.kldiv_xp.sample import left_out_of_sample
-from conformance.implementations.torch import as_outcome
 from conformance.record import Case, Implementation, Operand, Outcome, Result
 from kldiv_xp import _loss, _numpy, _torch
 
@@ -74,9 +73,11 @@ class TorchWithoutGrad(ClosedForm):
     """PyTorch tensors of which none requires a gradient."""
 
     missing_dtypes = ()
+    layouts = on_torch.KLDivXP.layouts
 
     def __init__(self, convention: str) -> None:
         super().__init__("kldiv_xp torch, closed form", "torch", convention)
+        self._tensors = on_torch.KLDivXP(convention, compiled=False, device="cpu")
 
     def version(self) -> str:
         """Version of PyTorch, whatever it was built for."""
@@ -88,13 +89,11 @@ class TorchWithoutGrad(ClosedForm):
 
     def given(self, operand: Operand) -> Any:
         """Operand as a tensor; an object as it is."""
-        return on_torch.KLDivXP(str(self.convention), compiled=False, device="cpu").given(operand, requires_grad=False)
+        return self._tensors.given(operand)
 
     def result(self, array: Any) -> Result:
-        """Result of a tensor."""
-        result = as_outcome(array, {}).loss
-        assert result is not None
-        return result
+        """Values of a tensor."""
+        return self._tensors.result(array)
 
 
 class JAXWithoutJit(OnJAX):

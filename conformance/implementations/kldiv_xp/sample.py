@@ -43,6 +43,10 @@ def _kinds(case: Case) -> Iterator[object]:
     yield case.reduction
     yield case.log_target
     yield case.input.dtype
+    yield case.call
+    yield from case.layouts
+    yield case.gradients
+    yield "upstream gradient" if case.cotangent else "ones"
     if case.input.is_array and case.input.values.size > LARGE:
         yield "large"
 

@@ -12,6 +12,7 @@ class KLDivXP(ClosedForm):
     """Arrays of which the elements other than zero are stored."""
 
     needs = ("sparse",)
+    mutable = False
 
     def __init__(self, convention: str) -> None:
         super().__init__("kldiv_xp sparse", "sparse", convention)

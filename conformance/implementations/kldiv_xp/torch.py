@@ -1,7 +1,7 @@
 """``kldiv_xp`` on PyTorch, eager and compiled."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 import torch._dynamo
 
 from conformance.implementations.torch import TorchTensors
-from conformance.record import Case, Implementation, Outcome
+from conformance.record import Case, Implementation
 from kldiv_xp.torch import KLDivLoss
 
 
@@ -34,10 +34,10 @@ class KLDivXP(TorchTensors):
             return "one compilation a case, of seconds each; run with --all"
         return None
 
-    def compute(self, case: Case) -> Outcome:
+    def called(self, case: Case, input: Any, target: Any, cotangent: Any) -> tuple[Any, Mapping[str, Any]]:
         """Loss and its gradients by autograd."""
         try:
-            return super().compute(case)
+            return super().called(case, input, target, cotangent)
         finally:
             if self.compiled and case.group == "refused":
                 torch.compiler.reset()  # what raised an error, PyTorch will not try to compile again

@@ -1,12 +1,12 @@
 """``kldiv_xp`` on PyTorch, with its gradients by ``torch.func``."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 
 from conformance.implementations.kldiv_xp.torch import KLDivXP
-from conformance.implementations.torch import as_outcome
-from conformance.record import Case, Implementation, Outcome
+from conformance.record import Case, Implementation, UnsupportedError
 
 
 class TorchFunc(KLDivXP):
@@ -18,13 +18,22 @@ class TorchFunc(KLDivXP):
         super().__init__(convention, compiled=False, device="cpu")
         self.name = "kldiv_xp torch.func"
 
-    def compute(self, case: Case) -> Outcome:
+    def called(self, case: Case, input: Any, target: Any, cotangent: Any) -> tuple[Any, Mapping[str, Any]]:
         """Loss and its gradients, of functions of tensors that require none."""
-        arguments = (self.given(operand, requires_grad=False) for operand in (case.input, case.target))
+        function, arguments = self.loss(case), {"input": input, "target": target}
+        if case.call not in ("once", "backward twice"):
+            raise UnsupportedError("torch.func differentiates functions, which are called once")
         if not case.gradients:
-            return as_outcome(self.loss(case)(*arguments), {})
-        loss, pullback, *_ = torch.func.vjp(self.loss(case), *arguments)
-        return as_outcome(loss, dict(zip(("input", "target"), pullback(torch.ones_like(loss)), strict=True)))
+            return function(input, target), {}
+
+        def of_wanted(*wanted: Any) -> torch.Tensor:
+            return function(*(arguments | dict(zip(case.gradients, wanted, strict=True))).values())
+
+        loss, pullback, *_ = torch.func.vjp(of_wanted, *(arguments[name] for name in case.gradients))
+        cotangent = torch.ones_like(loss) if cotangent is None else cotangent
+        if case.call == "backward twice":
+            pullback(cotangent, retain_graph=True)
+        return loss, dict(zip(case.gradients, pullback(cotangent), strict=True))
 
 
 def implementations(convention: str) -> Iterator[Implementation]:
