@@ -3,7 +3,8 @@
 Every figure is our time divided by a peer's, measured in turns in one process (or in paired processes); the median of
 the rounds, with the quartiles. float32 is measured at all sizes, forward and with the gradient; log_target,
 reduction="none", float64, float16 and bfloat16 at some. A full run takes less than 10 minutes on two cores, --quick
-less than one; other programs must not run meanwhile. It is no test: it ends with 0 whatever it finds.
+less than one; other programs must not run meanwhile. It is no test: it ends with 0 whatever it finds, and with 2 if the
+arguments are bad or a file cannot be written.
 
 python -m benchmarks accuracy is the table of errors against the exact value.
 """
@@ -18,24 +19,28 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from benchmarks.groups import all_groups
 from benchmarks.report.json import render_json
-from benchmarks.report.plots import write_plots
+from benchmarks.report.plots import plot_file, write_plots
 from benchmarks.report.terminal import print_report
 from benchmarks.run import Advance, Options, names, run
 from benchmarks.workload import Shape
+from conformance.output import check_outputs, command, write_text
 
 PIPED_WIDTH = 220
 FULL, QUICK = 440.0, 38.0
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, report, and return the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["accuracy"]:
         return int(import_module("benchmarks.accuracy").main(given[1:]))
-    options = _parser().parse_args(given)
-    for path in (options.json.parent, options.plots):  # now, and not after minutes of work
-        path.mkdir(parents=True, exist_ok=True)
+    parser = _parser()
+    options = parser.parse_args(given)
+    plots = [plot_file(group.name, options.plots) for group in all_groups()]
+    check_outputs(parser, [options.json, *plots])  # now, and not after minutes of work
     chosen = Options(
         quick=options.quick,
         chosen=tuple(options.group),
@@ -51,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("stopped; nothing was written", file=sys.stderr)
         return 130
     print_report(results, console)
-    options.json.write_text(render_json(results), encoding="utf-8")
+    write_text(options.json, render_json(results))
     written = [options.json, *write_plots(results, options.plots)]
     console.print("written: " + ", ".join(map(str, written)), highlight=False, markup=False, soft_wrap=True)
     return 0

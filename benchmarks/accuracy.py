@@ -23,6 +23,7 @@ from benchmarks.accuracy_inputs import DIFFERENCES
 from benchmarks.accuracy_measure import Results, Subject, measure
 from benchmarks.accuracy_plot import draw_plot
 from benchmarks.accuracy_report import print_table, to_json
+from conformance.output import check_outputs, command, figure_file, write_text
 
 DRAWS = {10**3: 30, 10**4: 30, 10**5: 20, 10**6: 8, 10**7: 3}
 QUICK_DRAWS = {10**3: 8, 10**4: 8, 10**5: 4}
@@ -41,18 +42,19 @@ QUICK_SUBJECTS = {Subject("float32"): 10**5, Subject("bfloat16"): 10**5, Subject
 PACKAGES = ("numpy", "torch", "jax", "jaxlib", "optax", "scipy", "dask", "mlx", "array-api-strict")
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, write and draw. The exit status is 0 whatever was found: this is no test."""
     started = time.monotonic()
-    options = _parser().parse_args(arguments)
-    for path in (options.json, options.plot):  # now, and not after minutes of work
-        path.parent.mkdir(parents=True, exist_ok=True)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    check_outputs(parser, [options.json, options.plot])  # now, and not after minutes of work
     results = Results(QUICK_DRAWS if options.quick else DRAWS)
     _measure_with_progress(results, QUICK_SUBJECTS if options.quick else SUBJECTS, Console(stderr=True))
     console = Console(width=None if sys.stdout.isatty() else 140)
     environment = _environment()
     print_table(results, console)
-    options.json.write_text(to_json(results, environment), encoding="utf-8")
+    write_text(options.json, to_json(results, environment))
     draw_plot(results, options.plot)
     console.print(", ".join(f"{name} {value}" for name, value in environment.items()), highlight=False)
     console.print(f"{options.json} and {options.plot}, in {time.monotonic() - started:.0f} s", highlight=False)
@@ -98,9 +100,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Relative error of the loss against its exact value, beside the errors of the peers.",
     )
     parser.add_argument("--quick", action="store_true", help="up to 100,000 elements, with fewer draws: half a minute")
-    for name, kind in (("--json", "json"), ("--plot", "svg")):
+    for name, kind, path_type in (("--json", "json", Path), ("--plot", "svg", figure_file)):
         path = f"build/benchmarks/accuracy.{kind}"
-        parser.add_argument(name, type=Path, default=Path(path), metavar="PATH", help=f"default: {path}")
+        parser.add_argument(name, type=path_type, default=Path(path), metavar="PATH", help=f"default: {path}")
     return parser
 
 

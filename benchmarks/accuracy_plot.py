@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from benchmarks.accuracy_inputs import DIFFERENCES
 from benchmarks.accuracy_losses import PYTORCH
 from benchmarks.accuracy_measure import Results, Row
+from conformance.output import replacing
 
 # Okabe and Ito's colours, which people with any colour vision can tell apart; a marker tells each line as well.
 BLUE, SKY, GREEN, ORANGE, RED, PINK, GREY = "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#767676"
@@ -58,7 +59,8 @@ def draw_plot(results: Results, path: Path) -> None:
             axes.set_xlabel("difference of the distributions")
         handles, labels = panels[0][0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False)
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+        with replacing(path) as file:
+            figure.savefig(file, format=path.suffix[1:], metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def _draw_panel(axes: Any, rows: Sequence[Row]) -> None:

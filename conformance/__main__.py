@@ -1,20 +1,18 @@
-"""Hold implementations against torch.nn.KLDivLoss: ``python -m conformance``.
-
-Exits with 0 if every difference is one that the ledger states, with 1 if anything differs or an entry of the ledger
-explains nothing, and with 2 if nothing was judged.
-"""
+"""Hold implementations against torch.nn.KLDivLoss: ``python -m conformance``."""
 
 import argparse
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from conformance import record
 from conformance.implementations import reference
+from conformance.output import STDOUT, OutputError, check_outputs, command, write_text
 from conformance.recording import RecordingError
 from conformance.report.contents import Run
 from conformance.report.formats import FORMATS, format_of, render
@@ -30,8 +28,18 @@ from conformance.run import (
 )
 
 COMMANDS = ("run", "judge", "report")
+HERE = Path(__file__).parent
+OWN_FILES = (".npz", ".py", ".j2", ".css", ".js")
+"""Endings of the files of the suite that a run reads."""
+EXIT_STATUS = """\
+exit status:
+  0  every difference is one that the ledger states
+  1  something differs that the ledger does not explain, or an entry of the ledger explains nothing
+  2  bad arguments, a recording that cannot be read, a report that cannot be written, or nothing was judged
+"""
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run, report, and return the exit status."""
     started = time.monotonic()
@@ -40,29 +48,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given.insert(0, "run")
     parser = _parser()
     options = parser.parse_args(given)
+    reports = _reports(options)
     # Where the report itself goes to the standard output, nothing else may.
-    to_stdout = options.command == "report" and options.output == Path("-")
-    console = Console(width=None if sys.stdout.isatty() else 140, stderr=to_stdout)
-    run = _judge(parser, options, console)
-    if options.command == "report":
-        _write(run, options.format, options.output or Path(f"build/conformance{FORMATS[options.format]}"), console)
-    else:
+    console = Console(width=None if sys.stdout.isatty() else 140, stderr=any(path == STDOUT for path, _ in reports))
+    try:
+        run = _judge(parser, options, reports, console)
+    except RecordingError as error:
+        parser.error(str(error))
+    # Before anything is printed: the terminal may be gone, and the files are what the work was for.
+    written, failures = _write(run, reports)
+    if options.command != "report":
         print_report(run, console)
-        for path in options.write:
-            _write(run, format_of(path), path, console)
+    for line in written:
+        console.print(line, highlight=False, markup=False)
     console.print(f"{summary(run)} in {time.monotonic() - started:.0f} s", highlight=False)
     console.print(f"{'passes' if run.passes else 'FAILS'}: {run.conclusion}", highlight=False)
+    for failure in failures:
+        print(f"error: {failure}", file=sys.stderr)
     if not run.judged:
         console.print("nothing was judged")
+    if failures or not run.judged:
         return 2
     return 0 if run.passes else 1
 
 
-def _judge(parser: argparse.ArgumentParser, options: argparse.Namespace, console: Console) -> Run:
-    try:
-        recorded = recorded_implementations(options.files)
-    except RecordingError as error:
-        parser.error(str(error))
+def _reports(options: argparse.Namespace) -> list[tuple[Path, str]]:
+    """Files to write, with their formats."""
+    if options.command == "report":
+        return [(options.output or Path(f"build/conformance{FORMATS[options.format]}"), options.format)]
+    return [(path, format_of(path)) for path in options.write]
+
+
+def _judge(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, reports: list[tuple[Path, str]], console: Console
+) -> Run:
+    recorded = recorded_implementations(options.files)
     corpus, known = record.load_corpus(), known_implementations(recorded)
     against = _reference(parser, options.reference, list(known)) if options.reference else reference().label
     reason = known[against].not_run()
@@ -72,8 +92,8 @@ def _judge(parser: argparse.ArgumentParser, options: argparse.Namespace, console
     candidates = [label for label in [i.label for i in recorded] or known if label != against]
     labels = _chosen(parser, "implementation", options.implementation, candidates)
     groups = _chosen(parser, "group", options.group, list(corpus.groups))
-    for path in getattr(options, "write", []):  # now, and not after minutes of work
-        path.parent.mkdir(parents=True, exist_ok=True)
+    own = (path for path in HERE.rglob("*") if path.suffix in OWN_FILES)
+    check_outputs(parser, [path for path, _ in reports], [*options.files, *own])  # now, and not after minutes of work
     question = Question(tuple(labels), tuple(groups), against, tuple(options.files), everything=options.all)
     count = sum(case.group in groups for case in corpus.cases)
     console.print(f"corpus {corpus.digest[:12]}: {count} cases; {len(labels)} implementations", highlight=False)
@@ -109,14 +129,17 @@ def _judge_with_progress(question: Question, count: int, processes: int | None, 
         return judge_all(question, processes=processes, progress=advance)
 
 
-def _write(run: Run, format: str, path: Path, console: Console) -> None:
-    text = render(run, format)
-    if path == Path("-"):
-        sys.stdout.write(text)
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    console.print(f"{format}: {path}", highlight=False, markup=False)
+def _write(run: Run, reports: list[tuple[Path, str]]) -> tuple[list[str], list[OutputError]]:
+    """Write the reports; a line for each file that was written, and the errors of the others."""
+    written, failures = [], []
+    for path, format in reports:
+        try:
+            write_text(path, render(run, format))
+        except OutputError as error:
+            failures.append(error)
+        else:
+            written += [f"{format}: {path}"] if path != STDOUT else []
+    return written, failures
 
 
 def _chosen(parser: argparse.ArgumentParser, kind: str, wanted: Sequence[str] | None, known: list[str]) -> list[str]:
@@ -149,11 +172,19 @@ def _report_file(text: str) -> Path:
     return path
 
 
+def _output_file(text: str) -> Path:
+    path = Path(text)
+    if path.suffix == ".npz":  # *.npz after --output, and a recording would be gone
+        raise argparse.ArgumentTypeError(f"{path} is named like a recording; name a file for the report")
+    return path
+
+
 def _parser() -> argparse.ArgumentParser:
+    formatting: Any = {"epilog": EXIT_STATUS, "formatter_class": argparse.RawDescriptionHelpFormatter}
     parser = argparse.ArgumentParser(
         prog="python -m conformance",
         description="Hold implementations of the loss against torch.nn.KLDivLoss. Without a command: run.",
-        epilog="Exit status: 0 if every difference is one that the ledger states, 1 if not, 2 if nothing was judged.",
+        **formatting,
     )
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument(
@@ -179,17 +210,21 @@ def _parser() -> argparse.ArgumentParser:
         help=f"write the report, too, in the format of FILE's ending: {', '.join(FORMATS.values())}; repeatable",
     )
     commands = parser.add_subparsers(dest="command", metavar="{run,judge,report}", required=True)
-    run = commands.add_parser("run", parents=[shared, writing], help="judge what is installed and what was recorded")
+    run = commands.add_parser(
+        "run", parents=[shared, writing], help="judge what is installed and what was recorded", **formatting
+    )
     run.set_defaults(files=[])
-    judge = commands.add_parser("judge", parents=[shared, writing], help="judge recordings made elsewhere")
+    judge = commands.add_parser(
+        "judge", parents=[shared, writing], help="judge recordings made elsewhere", **formatting
+    )
     judge.add_argument("files", nargs="+", type=Path, metavar="FILE", help="recording of conformance/record.py")
     report = commands.add_parser(
-        "report", parents=[shared], help="judge, and write a page or a file for other programs"
+        "report", parents=[shared], help="judge, and write a page or a file for other programs", **formatting
     )
     report.add_argument("files", nargs="*", type=Path, metavar="FILE", help="only these recordings")
     report.add_argument("--format", choices=list(FORMATS), default="html")
     report.add_argument(
-        "--output", type=Path, metavar="FILE", help="default: build/conformance.html, ...; - for stdout"
+        "--output", type=_output_file, metavar="FILE", help="default: build/conformance.html, ...; - for stdout"
     )
     return parser
 

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from conformance import record
+from conformance.output import check_outputs, command, replacing
 
 Floats = npt.NDArray[Any]
 
@@ -502,19 +503,23 @@ def save(path: Path, builder: Builder) -> str:
     as_bytes = {"manifest": manifest, "digest": digest.encode()}
     members: dict[str, Any] = {name: np.frombuffer(text, np.uint8) for name, text in as_bytes.items()}
     members.update(builder.arrays)
-    np.savez_compressed(path, **members)
+    with replacing(path) as file:
+        np.savez_compressed(file, **members)
     return digest
 
 
-def main() -> None:
+@command
+def main(arguments: Sequence[str] | None = None) -> int:
     """Build the corpus and say what it holds."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m conformance.build_corpus", description=__doc__)
     parser.add_argument("--output", type=Path, default=record.CORPUS)
-    output = parser.parse_args().output
+    output = parser.parse_args(arguments).output
+    check_outputs(parser, [output])
     builder = build()
     digest = save(output, builder)
     print(f"{output}: {len(builder.cases)} cases, {output.stat().st_size / 1024:.0f} KiB, digest {digest}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -6,7 +6,8 @@ There is one for each convention and each kind of call that the corpus has: dtyp
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import onnx
 
 from conformance.implementations import CONVENTIONS
 from conformance.implementations.onnx import MODELS, Kind, kind_of
+from conformance.output import check_outputs, command, replacing
 from conformance.record import UnsupportedError, load_corpus
 from kldiv_xp import kl_div_value_and_grad
 
@@ -52,18 +54,23 @@ def kinds_in_corpus() -> Iterator[Kind]:
             yield kind
 
 
-def main() -> None:
+@command
+def main(arguments: Sequence[str] | None = None) -> int:
     """Write all of them."""
-    parser = argparse.ArgumentParser(description="Write the loss as ONNX models.")
+    parser = argparse.ArgumentParser(
+        prog="python -m conformance.export_onnx", description="Write the loss as ONNX models."
+    )
     parser.add_argument("--output", type=Path, default=MODELS, help=f"directory; default: {MODELS}")
-    output = parser.parse_args().output
-    kinds = list(kinds_in_corpus())
-    for convention in CONVENTIONS:
-        (output / convention).mkdir(parents=True, exist_ok=True)
-        for kind in kinds:
-            onnx.save(model(convention, kind), output / convention / kind.file_name)
-    print(f"{len(kinds) * len(CONVENTIONS)} models are in {output}")
+    output = parser.parse_args(arguments).output
+    models = list(product(CONVENTIONS, kinds_in_corpus()))
+    files = [output / convention / kind.file_name for convention, kind in models]
+    check_outputs(parser, files)
+    for (convention, kind), path in zip(models, files, strict=True):
+        with replacing(path) as file:
+            onnx.save(model(convention, kind), file)
+    print(f"{len(models)} models are in {output}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -31,9 +31,11 @@ import datetime
 import hashlib
 import importlib.util
 import json
+import os
 import platform
 import re
 import sys
+import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
@@ -590,7 +592,16 @@ def write_recording(path: Path, implementation: Implementation, corpus: Corpus, 
     text = json.dumps(manifest, separators=(",", ":")).encode()
     members: dict[str, Any] = {"manifest": np.frombuffer(text, np.uint8)}
     members.update(pools.members())
-    np.savez_compressed(str(path), **members)
+    # Complete or not at all: the recording that is there stays until this one can take its place.
+    path = Path(os.path.realpath(str(path)))
+    temporary = path.with_name(f".recording-{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, **members)
+        temporary.replace(path)
+    finally:
+        if temporary.exists():
+            temporary.unlink()
 
 
 def _entry(case: Case, outcome: Outcome, pools: _Pools) -> dict[str, Any]:
@@ -665,6 +676,16 @@ def _outcomes(implementation: Implementation, corpus: Corpus) -> Iterator[Outcom
         yield outcome
 
 
+def _obstacle(path: Path, used: Iterable[Path]) -> str | None:
+    """Why no recording can be written to ``path``; one that is there is replaced, but no file that is used."""
+    if path.is_dir():
+        return "it is a directory"
+    for file in used:
+        if path.exists() and path.samefile(str(file)):
+            return f"this command reads it as {file}"
+    return None
+
+
 def main() -> int:
     """Record every implementation that an adapter offers."""
     parser = argparse.ArgumentParser(description="Run implementations over the corpus, and write their recordings.")
@@ -675,15 +696,35 @@ def main() -> int:
     for given in (options.adapter, options.corpus):
         if not given.is_file():
             parser.error(f"there is no file {given}")
-    corpus = load_corpus(options.corpus)
-    options.output.mkdir(parents=True, exist_ok=True)
+    try:
+        corpus = load_corpus(options.corpus)
+    except Exception as error:  # NumPy does not document what it raises for a damaged file
+        parser.error(f"{options.corpus} is not a corpus of this suite: {error}")
+    # Before any case is run: recording may take hours.
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=str(options.output)).close()
+    except OSError as error:
+        parser.error(f"cannot write into {options.output}: {error.strerror}; --output takes a directory")
+    recordings: dict[Path, Implementation] = {}
     for implementation in _adapters(options.adapter):
         reason = implementation.not_run()
         if reason is not None:
             print(f"{implementation.label}: not run: {reason}", file=sys.stderr)
             continue
         path = options.output / f"{re.sub('[^A-Za-z0-9._]+', '-', implementation.label).strip('-')}.npz"
-        write_recording(path, implementation, corpus, _outcomes(implementation, corpus))
+        if path in recordings:
+            parser.error(f"{recordings[path].label} and {implementation.label} would both be written to {path}")
+        obstacle = _obstacle(path, (options.adapter, options.corpus))
+        if obstacle is not None:
+            parser.error(f"cannot write {path}: {obstacle}; choose another --output")
+        recordings[path] = implementation
+    for path, implementation in recordings.items():
+        try:
+            write_recording(path, implementation, corpus, _outcomes(implementation, corpus))
+        except OSError as error:
+            print(f"error: cannot write {path}: {error.strerror or error}", file=sys.stderr)
+            return 2
         print(path)
     return 0
 

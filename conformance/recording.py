@@ -96,12 +96,19 @@ class Recorded(Implementation):
             device=identity.device,
             compiled=identity.compiled,
         )
-        self._version, self._outcomes, self.suffix = identity.version, outcomes, ""
-        self.environment = {**environment, "file": path.name}
+        self._version, self._outcomes = identity.version, outcomes
+        # A recording may claim to be live, too.
+        self.environment = {**environment, "source": "recorded", "file": printable(path.name)}
+        self.suffix = ""
+
+    def show_file(self, name: str) -> None:
+        """Name the file wherever the implementation is named: it may not be what it claims to be."""
+        self.suffix = f" ({printable(name)})"
+        self.environment = {**self.environment, "source": "file", "file": printable(name)}
 
     @property
     def label(self) -> str:
-        """Unique name; with a suffix where there is another implementation of the same name."""
+        """Unique name; with that of the file, unless the recording is one of the suite's own."""
         return f"{super().label}{self.suffix}"
 
     def version(self) -> str:

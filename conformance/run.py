@@ -1,6 +1,7 @@
 """A run of the suite: every implementation over every case, judged; in two or more processes."""
 
 import platform
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -89,21 +90,21 @@ def known_implementations(recorded: Iterable[Recorded] = ()) -> dict[str, Implem
 
 
 def recorded_implementations(files: Iterable[Path]) -> list[Recorded]:
-    """Implementations that were recorded in ``files``.
+    """Implementations that were recorded in ``files``, each labelled with the name of its file.
 
     Raises
     ------
     RecordingError
-        If a file is no sound recording, or two are of the same implementation.
+        If a file is no sound recording, or is given twice.
     """
+    files = tuple(files)
+    names = Counter(path.name for path in files)
     recorded: dict[str, Recorded] = {}
-    known = {implementation.label for implementation in every_implementation()}
     for path in files:
         implementation = read_recording(path, _corpus())
-        # What comes from elsewhere may be called like the reference, but must not stand in for it.
-        implementation.suffix = " (file)" if implementation.label in known else ""
+        implementation.show_file(path.name if names[path.name] == 1 else str(path))
         if implementation.label in recorded:
-            raise RecordingError(f"{path}: is a second recording of {implementation.label}; judge them one by one")
+            raise RecordingError(f"{path}: is given twice; give each recording once")
         recorded[implementation.label] = implementation
     return list(recorded.values())
 
@@ -229,6 +230,8 @@ def _support(implementation: Implementation) -> Support | None:
     if implementation.convention is None:
         return None
     name = implementation.name.removeprefix("kldiv_xp ")
+    if isinstance(implementation, Recorded):
+        name += implementation.suffix
     return Support(name, implementation.gradients_by, implementation.lazy, implementation.distributed)
 
 

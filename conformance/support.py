@@ -1,7 +1,6 @@
 """The table of what is supported, from the figures of a full run: ``python -m conformance.support README.md``.
 
-It is written between two marks in the file. With ``--check`` nothing is written, and the exit status is 1 if the table
-in the file is not that of the run.
+It is written between two marks in the file. With ``--check`` nothing is written.
 """
 
 import argparse
@@ -13,26 +12,43 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from conformance.output import check_outputs, command, write_text
+
 RUN = Path("build/conformance.json")
 BEGIN, END = "<!-- support: written by `make support` -->", "<!-- end of support -->"
 
 _HEAD = ("`kldiv_xp` on", "version", "loss", "gradients", "refusals", "lazy", "distributed", "verdict")
 _GRADIENTS = ("input", "target")
 _EXPLAINED = ("agrees", "deviates")
+_EXIT_STATUS = """\
+exit status:
+  0  the table was written or, with --check, is that of the run
+  1  with --check: the table in the file is not that of the run
+  2  bad arguments, or a file that cannot be read or written
+"""
 
 Report = Mapping[str, Any]
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the table, or check it, and return the exit status."""
-    options = _options(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
     if not options.run.exists():
-        sys.exit(f"there is no {options.run}: run `make conformance` first")
+        parser.error(f"there is no {options.run}: run `make conformance` first")
     path: Path = options.file
-    present = path.read_text(encoding="utf-8")
-    wanted = with_table(present, json.loads(options.run.read_text(encoding="utf-8")))
+    present = _read(parser, path)
     if not options.check:
-        path.write_text(wanted, encoding="utf-8")
+        check_outputs(parser, [path], [options.run])
+    try:
+        wanted = with_table(present, json.loads(_read(parser, options.run)))
+    except MissingMarksError as error:
+        parser.error(f"{path} has {error}")
+    except (KeyError, TypeError, AttributeError, ValueError):
+        parser.error(f"{options.run} is no report of a run in JSON: run `make conformance` again")
+    if not options.check:
+        write_text(path, wanted)
     elif present != wanted:
         here, there = present.splitlines(keepends=True), wanted.splitlines(keepends=True)
         sys.stdout.writelines(difflib.unified_diff(here, there, str(path), str(options.run), n=0))
@@ -43,12 +59,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+class MissingMarksError(ValueError):
+    """A text without the marks between which the table is written."""
+
+
 def with_table(text: str, report: Report) -> str:
     """Text with the table of a report between the marks."""
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise ValueError(f"there is no place for the table: no {BEGIN} before {END}")
+        raise MissingMarksError(f"no place for the table: no {BEGIN} before {END}")
     return f"{before}{BEGIN}\n\n{table(report)}\n{END}{after}"
 
 
@@ -97,12 +117,24 @@ def _agree_and_deviate(agree: int, deviate: int) -> str:
     return f"{agree:,}" + (f" +{deviate:,}" if deviate else "") if agree + deviate else ""
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m conformance.support", description="Write the table of support.")
+def _read(parser: argparse.ArgumentParser, path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        parser.error(f"cannot read {path}: {getattr(error, 'strerror', None) or error}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m conformance.support",
+        description="Write the table of support.",
+        epilog=_EXIT_STATUS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("file", type=Path, help="Markdown file with the two marks")
     parser.add_argument("--run", type=Path, default=RUN, metavar="FILE", help=f"JSON of a full run; default: {RUN}")
     parser.add_argument("--check", action="store_true", help="only say whether the table is that of the run")
-    return parser.parse_args(arguments)
+    return parser
 
 
 if __name__ == "__main__":

@@ -17,11 +17,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from conformance.__main__ import main
-from conformance.implementations import reference
+from conformance.implementations import every_implementation, reference
+from conformance.ledger import deviations_of
 from conformance.record import RECORDING_FORMAT, Case, Corpus, Outcome, load_corpus, write_recording
 from conformance.recording import LARGEST_CONTENT, RecordingError, read_recording
+from conformance.report.contents import Run
+from conformance.report.formats import FORMATS, render
+from conformance.report.terminal import print_report
+from conformance.run import judge_implementation, recorded_implementations
 from conformance.test_recordings import SOME, Plain
 
 Manifest = dict[str, Any]
@@ -353,17 +359,94 @@ def test_only_kldiv_xp_has_a_convention(convention: str, sound: bytes, tmp_path:
     assert refusal_of(path)
 
 
-def test_a_file_that_calls_itself_the_reference_is_judged_against_the_real_one(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture(scope="module")
+def impostor(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recording that calls itself the reference, with sevens for losses."""
+
     def sevens(case: Case) -> Outcome:
         outcome = reference().run(case)
         if outcome.loss is None:
             return outcome
         return Outcome(replace(outcome.loss, values=np.full_like(outcome.loss.values, 7)), outcome.gradients)
 
-    path, corpus = tmp_path / "sevens.npz", load_corpus()
+    path, corpus = tmp_path_factory.mktemp("impostor") / "sevens.npz", load_corpus()
     write_recording(path, reference(), corpus, [sevens(case) for case in corpus.cases])
+    claimed = with_manifest(path.read_bytes(), set_at("environment", value={"source": "live", "version": "torch 2.13"}))
+    path.write_bytes(claimed)
+    return path
+
+
+def test_a_file_that_calls_itself_the_reference_is_judged_against_the_real_one(
+    impostor: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for against in ([], ["--reference", reference().label]):
-        assert main(["judge", str(path), "-g", "documentation", "--processes", "1", *against]) == 1
+        assert main(["judge", str(impostor), "-g", "documentation", "--processes", "1", *against]) == 1
         assert "16 differ" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def run_of_impostor(impostor: Path) -> Run:
+    (recorded,) = recorded_implementations([impostor])
+    cases = [case for case in load_corpus().cases if case.group == "documentation"]
+    live = every_implementation()[0]
+    return Run([judge_implementation(recorded, cases, live)], ["documentation"], live.label, "0" * 64)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_file_that_calls_itself_the_reference_is_shown_with_its_name(format: str, run_of_impostor: Run) -> None:
+    report = render(run_of_impostor, format)
+    label, version = (re.escape(text) for text in (reference().label, f"torch {reference().version()}"))
+    assert re.search(f"{label} \\(sevens.npz\\)", report)
+    assert not re.search(f"{label}(?! \\(sevens.npz\\))", report)
+    assert not re.search('"?source"?( value=|: |</dt><dd>)"?live', report)
+    if format != "json":  # there the version is data, beside the file
+        assert re.search(f"{version} \\(sevens.npz\\)", report)
+        assert not re.search(f"{version}(?! \\(sevens.npz\\))", report)
+    else:
+        assert json.loads(report)["implementations"][0]["environment"]["file"] == "sevens.npz"
+
+
+def test_the_terminal_shows_it_with_its_name(run_of_impostor: Run) -> None:
+    shown = io.StringIO()
+    print_report(run_of_impostor, Console(file=shown, width=100, color_system=None))
+    lines = shown.getvalue().splitlines()
+    row = next(number for number, line in enumerate(lines) if line.strip("│ ").startswith(reference().label))
+    assert "(sevens.npz)" in lines[row + 1]
+    assert f"versions: torch {reference().version()} (sevens.npz)" in lines
+
+
+def test_what_a_file_says_of_where_it_was_run_is_not_believed(impostor: Path) -> None:
+    assert read_recording(impostor, load_corpus()).environment["source"] == "recorded"
+    (given,) = recorded_implementations([impostor])
+    assert given.environment["source"] == "file"
+    assert given.environment["file"] == "sevens.npz"
+
+
+def test_a_file_of_kldiv_xp_is_no_part_of_what_is_supported_here(tmp_path: Path) -> None:
+    def change(manifest: Manifest) -> None:
+        manifest["implementation"].update(name="kldiv_xp numpy", convention="oneflow")
+
+    path = tmp_path / "stranger.npz"
+    path.write_bytes(with_manifest(SOME.read_bytes(), change))
+    (recorded,) = recorded_implementations([path])
+    assert recorded.label == "kldiv_xp numpy [oneflow] (stranger.npz)"
+    support = judge_implementation(recorded, []).support
+    assert support is not None
+    assert support.name == "numpy (stranger.npz)"
+
+
+def test_the_name_of_a_file_does_not_speak_to_the_terminal(tmp_path: Path) -> None:
+    path = tmp_path / "\x1b[2J\nin.npz"
+    path.write_bytes(SOME.read_bytes())
+    (recorded,) = recorded_implementations([path])
+    assert recorded.label.isprintable()
+    assert recorded.environment["file"].isprintable()
+
+
+@pytest.mark.parametrize(
+    ("name", "excused"),
+    [("torch.nn.KLDivLoss", True), ("torch.nn.KLDivLoss cuda", True), ("torch.nn.KLDivLossOfMine", False)],
+)
+def test_what_is_only_named_alike_is_not_excused(name: str, excused: bool) -> None:
+    ids = {deviation.id for deviation in deviations_of(Plain(name, "torch"), "loss")}
+    assert ("float16-batchmean-overflows" in ids) == excused

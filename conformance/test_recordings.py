@@ -13,10 +13,10 @@ from torch import cuda
 
 from conformance import record
 from conformance.__main__ import main
-from conformance.implementations import RECORDINGS
+from conformance.implementations import RECORDINGS, every_implementation
 from conformance.judge import Verdict
-from conformance.recording import read_recording
-from conformance.run import judge_implementation
+from conformance.recording import RecordingError, read_recording
+from conformance.run import judge_implementation, recorded_implementations
 
 CORPUS = record.load_corpus()
 COMMITTED = sorted(RECORDINGS.glob("*.npz"))
@@ -139,12 +139,26 @@ def test_what_is_kept_is_from_every_column_and_has_both_ends(shape: tuple[int, .
         assert len(set(indices % columns)) >= min(columns, len(indices) - 1)
 
 
-def test_two_recordings_of_one_implementation_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    copy = tmp_path / "copy.npz"
-    copy.write_bytes(SOME.read_bytes())
-    with pytest.raises(SystemExit):
-        main(["judge", str(SOME), str(copy)])
-    assert "second recording of oneflow.nn.KLDivLoss 0.9.0" in capsys.readouterr().err
+def test_recordings_of_one_implementation_are_told_apart_by_their_files(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("one.npz", "two.npz", "a/three.npz", "b/three.npz")]
+    for file in files:
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(SOME.read_bytes())
+    labels = [implementation.label for implementation in recorded_implementations(files)]
+    shown = ["one.npz", "two.npz", str(files[2]), str(files[3])]
+    assert labels == [f"oneflow.nn.KLDivLoss 0.9.0 ({file})" for file in shown]
+
+
+def test_a_recording_that_is_given_twice_is_refused() -> None:
+    with pytest.raises(RecordingError, match="is given twice"):
+        recorded_implementations([SOME, SOME])
+
+
+def test_a_committed_recording_is_labelled_without_its_file() -> None:
+    labels = [implementation.label for implementation in every_implementation()]
+    assert read_recording(SOME, CORPUS).label == "oneflow.nn.KLDivLoss 0.9.0"
+    assert "oneflow.nn.KLDivLoss 0.9.0" in labels
+    assert [label for label in labels if ".npz" in label] == []
 
 
 @pytest.mark.skipif(cuda.is_available(), reason="there is a CUDA device, so that it can be the reference")

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from io import StringIO
@@ -433,6 +434,31 @@ def test_the_plot_has_room_for_the_longest_name_of_a_library(browser: Any) -> No
         assert name.evaluate("one => one.getBoundingClientRect().left >= 0")
         assert name.evaluate("one => one.getBoundingClientRect().right <= document.documentElement.clientWidth")
     page.close()
+
+
+@pytest.mark.parametrize("end", ["]", "(file.npz)"])
+def test_the_plot_shows_both_ends_of_a_long_label(end: str) -> None:
+    label = f"a name {'that goes on ' * 10}{end}"
+    judged = [Judgement(label, "1.0", None, tuple(comparisons(0, 4, (Verdict.AGREES,))))]
+    for plot in error_plots(judged).values():
+        shown = b64decode(plot.uri.partition(",")[2]).decode()
+        assert re.search(rf">a name that[a-z ]*…[a-z ]*{re.escape(end)}<", shown)
+
+
+@pytest.mark.parametrize(
+    ("environment", "shown"),
+    [
+        ({"source": "live"}, "torch 2.13.0"),
+        ({"source": "recorded", "file": "some.npz"}, "torch 2.13.0 (recorded)"),
+        ({"source": "file", "file": "some.npz"}, "torch 2.13.0 (some.npz)"),
+    ],
+)
+def test_a_version_that_is_not_installed_here_says_where_it_comes_from(environment: dict[str, str], shown: str) -> None:
+    judged = [Judgement("label", "torch 2.13.0", None, tuple(comparisons(0, 4, (Verdict.AGREES,))), environment)]
+    run, terminal = Run(judged, GROUPS, "reference", "digest"), StringIO()
+    print_report(run, Console(file=terminal, width=1000))
+    for text in (terminal.getvalue(), render_html(run), render_markdown(run), render_junit(run)):
+        assert re.findall(r"torch 2\.13\.0[^\n<|\"]*", text)[0].strip() == shown
 
 
 def test_only_web_addresses_in_evidence_become_links() -> None:

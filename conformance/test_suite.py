@@ -7,9 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from torch import cuda
 
-import conformance.__main__ as command
 from conformance import record
 from conformance.build_corpus import build, save
 from conformance.elements import Elements
@@ -337,16 +335,6 @@ def test_bfloat16_is_rounded_to_even() -> None:
     assert record.from_bfloat16_bits(record.to_bfloat16_bits(values)).tolist() == [1.0, 1 + 2**-6, 1 + 2**-7]
 
 
-def test_the_command_exits_with_zero_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    report = tmp_path / "report.json"
-    status = command.main(["-i", "kldiv_xp numpy", "-i", "cupy", "-g", "documentation", "--write", str(report)])
-    printed = capsys.readouterr().out
-    assert status == 0
-    assert "0 differ" in printed
-    assert "no CUDA device" in printed
-    assert '"label": "kldiv_xp numpy [oneflow]"' in report.read_text(encoding="utf-8")
-
-
 KINDS: dict[str, Callable[[Case], object]] = {
     "reduction": lambda case: case.reduction,
     "log_target": lambda case: case.log_target,
@@ -361,16 +349,3 @@ def test_a_sample_has_of_each_group_a_case_of_each_kind(kind: str) -> None:
     taken = [case for case in cases if left_out_of_sample(case, one_in=2**40) is None]
     assert {(c.group, KINDS[kind](c)) for c in taken} == {(c.group, KINDS[kind](c)) for c in cases}
     assert len(taken) < len(cases) / 10
-
-
-@pytest.mark.parametrize("option", ["-i", "-g"])
-def test_the_command_says_what_there_is_to_choose_from(option: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as refusal:
-        command.main([option, "no such"])
-    assert refusal.value.code == 2
-    assert ("kldiv_xp numpy [oneflow]" if option == "-i" else "edge") in capsys.readouterr().err
-
-
-@pytest.mark.skipif(cuda.is_available(), reason="there is a CUDA device, so that something is judged")
-def test_a_run_that_judges_nothing_does_not_pass() -> None:
-    assert command.main(["-i", "torch cuda", "-g", "documentation"]) == 2

@@ -88,14 +88,18 @@ def test_the_check_fails_until_the_table_is_written(tmp_path: Path, capsys: pyte
     assert readme.read_text().endswith(f"{END}\nafter\n")
 
 
-def test_a_file_without_the_marks_is_refused(tmp_path: Path) -> None:
+def test_a_file_without_the_marks_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run.json"
     run.write_text(json.dumps(report()))
     run.with_suffix(".md").write_text("no table\n")
-    with pytest.raises(ValueError, match="no place for the table"):
+    with pytest.raises(SystemExit) as refused:
         main([str(run.with_suffix(".md")), "--run", str(run)])
+    assert refused.value.code == 2
+    assert "run.md has no place for the table" in capsys.readouterr().err
 
 
-def test_a_missing_run_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="make conformance"):
+def test_a_missing_run_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as refused:
         main([str(tmp_path / "README.md"), "--run", str(tmp_path / "none.json")])
+    assert refused.value.code == 2
+    assert "none.json: run `make conformance` first" in capsys.readouterr().err

@@ -3,7 +3,7 @@
 ``python examples/export_onnx.py [kl_div.onnx]`` needs ndonnx, onnxruntime and NumPy. The file needs only a runtime.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import ndonnx as ndx
@@ -23,9 +23,14 @@ def export(loss: KLDivLoss, path: Path) -> None:
 
 def main() -> None:
     """Export, run for several sizes, compare."""
-    path = Path(sys.argv[1] if len(sys.argv) > 1 else "kl_div.onnx")
+    parser = argparse.ArgumentParser(description="Export the loss to an ONNX file, and check the file.")
+    parser.add_argument("path", nargs="?", type=Path, default=Path("kl_div.onnx"), help="default: kl_div.onnx")
+    path = parser.parse_args().path
     loss = KLDivLoss("batchmean")
-    export(loss, path)
+    try:
+        export(loss, path)
+    except OSError as error:
+        parser.error(f"cannot write {path}: {error.strerror}")
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(0)
     for shape in ((2, 3), (64, 1000), (1, 50_000)):

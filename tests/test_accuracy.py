@@ -124,6 +124,31 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accuracy, "QUICK_SUBJECTS", {Subject("float32"): 1000, Subject("float32", log_target=True): 10})
 
 
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (["--json", "directory"], "cannot write directory: it is a directory"),
+        (["--json", "new/a.svg", "--plot", "new/a.svg"], "also writes new/a.svg"),
+        (["--plot", "plot.doc"], "plot.doc ends with none of"),
+        (["--plot", "plot"], "plot ends with none of"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_anything_is_measured(
+    given: list[str],
+    reason: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("directory").mkdir()
+    monkeypatch.setattr(accuracy, "measure", lambda *_: pytest.fail("it measures"))
+    with pytest.raises(SystemExit) as refused:
+        accuracy.main(given)
+    assert refused.value.code == 2
+    assert reason in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("few")
 def test_command_prints_the_verdict_and_writes_json_and_a_plot(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -331,6 +331,34 @@ def test_the_command_writes_tables_data_and_plots(tmp_path: Path, capsys: pytest
     assert (plots / "numpy.svg").read_text().count("<svg") == 1
 
 
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (["--json", "directory"], "cannot write directory: it is a directory"),
+        (["--json", "file/found.json"], "cannot write file/found.json: file is not a directory"),
+        (["--plots", "file"], "file is not a directory"),
+        (["--plots", "plots"], "cannot write plots/numpy.svg: it is a directory"),
+        (["--plots", "new", "--json", "new/numpy.svg"], "cannot write new/numpy.svg: this command also writes"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_anything_is_measured(
+    given: list[str],
+    reason: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for directory in ("directory", "plots/numpy.svg"):
+        Path(directory).mkdir(parents=True)
+    Path("file").touch()
+    monkeypatch.setattr(command, "run", lambda *_: pytest.fail("it measures"))
+    with pytest.raises(SystemExit) as refused:
+        command.main(given)
+    assert refused.value.code == 2
+    assert reason in capsys.readouterr().err
+
+
 def test_a_plot_has_no_line_over_what_was_not_measured(tmp_path: Path) -> None:
     def at(shape: tuple[int, ...], *names: str) -> Measured:
         seconds = {name: [1e-6, 2e-6] for name in names}

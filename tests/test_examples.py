@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from examples import export_onnx
 from examples.distillation import __main__ as distillation
 from examples.distillation import comparison, jax_student, numpy_student, torch_student
 from examples.distillation.comparison import Gain
@@ -36,6 +37,37 @@ def test_the_command_trains_all_three_and_draws(tmp_path: Path, capsys: pytest.C
     assert "plot.png" in printed
     with Image.open(plot) as image:
         assert image.width > 1000
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        ("directory.png", "cannot write directory.png: it is a directory"),
+        ("file/plot.png", "cannot write file/plot.png: file is not a directory"),
+        ("plot.doc", "plot.doc ends with none of"),
+    ],
+)
+def test_a_plot_that_cannot_be_written_is_refused_before_training(
+    output: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("directory.png").mkdir()
+    Path("file").touch()
+    monkeypatch.setattr(distillation, "pose", lambda *_, **__: pytest.fail("it trains"))
+    with pytest.raises(SystemExit) as refused:
+        distillation.main(["--output", output])
+    assert refused.value.code == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_a_model_that_cannot_be_written_is_told_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["export_onnx.py", str(tmp_path)])
+    with pytest.raises(SystemExit) as refused:
+        export_onnx.main()
+    assert refused.value.code == 2
+    assert f"error: cannot write {tmp_path}: Is a directory" in capsys.readouterr().err
 
 
 def with_another_temperature(train: Train) -> Train:

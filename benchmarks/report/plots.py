@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.results import FLOOR, Measured, Results
 from benchmarks.statistics import quartiles
+from conformance.output import replacing
 
 # Okabe and Ito, https://jfly.uni-koeln.de/color/: to be told apart by everyone. Markers differ, too.
 OURS = ("#0072B2", "#56B4E9", "#009E73")
@@ -20,7 +21,6 @@ SETTINGS: Any = {"svg.fonttype": "none", "svg.hashsalt": "kldiv_xp", "text.parse
 
 def write_plots(results: Results, directory: Path) -> list[Path]:
     """Write ``GROUP.svg`` for each group with measurements at two sizes at least."""
-    directory.mkdir(parents=True, exist_ok=True)
     written = []
     for group in dict.fromkeys(m.group for m in results.measured):
         modes = [
@@ -28,11 +28,16 @@ def write_plots(results: Results, directory: Path) -> list[Path]:
         ]
         panels = [sorted(lines, key=lambda m: m.workload.elements) for lines in modes if len(lines) > 1]
         if panels:
-            path = directory / f"{group.lower().replace(' ', '-')}.svg"
-            with mpl.rc_context(SETTINGS):
-                _figure(group, results.threads[group], panels).savefig(path, metadata={"Date": None})
+            path = plot_file(group, directory)
+            with mpl.rc_context(SETTINGS), replacing(path) as file:
+                _figure(group, results.threads[group], panels).savefig(file, format="svg", metadata={"Date": None})
             written.append(path)
     return written
+
+
+def plot_file(group: str, directory: Path) -> Path:
+    """Where the figure of a group is written."""
+    return directory / f"{group.lower().replace(' ', '-')}.svg"
 
 
 def _figure(group: str, threads: str, panels: Sequence[Sequence[Measured]]) -> Figure:

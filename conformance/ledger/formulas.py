@@ -10,16 +10,20 @@ from conformance.ledger.entry import (
     among_log_probabilities,
     among_probabilities,
     computed,
+    named,
     products_out_of_range,
     zero,
 )
 from conformance.record import Implementation
 
+pytorch = named("torch.nn.KLDivLoss")
+"""Whether this is ``torch.nn.KLDivLoss``, of whatever version."""
+
 
 def pytorch_until_1_12(implementation: Implementation) -> bool:
     """Whether this is ``torch.nn.KLDivLoss`` with the formula that it had before 1.13."""
     version = re.match(r"1\.(\d+)\b", implementation.version())
-    return implementation.name.startswith("torch.nn.KLDivLoss") and version is not None and int(version[1]) < 13
+    return pytorch(implementation) and version is not None and int(version[1]) < 13
 
 
 def oneflow(implementation: Implementation) -> bool:

@@ -11,13 +11,12 @@ from conformance.ledger.entry import (
     sum_overflows,
     zero,
 )
-from conformance.ledger.formulas import pytorch_until_1_12
+from conformance.ledger.formulas import pytorch, pytorch_until_1_12
 from conformance.record import Case, Implementation
 
 
 def _pytorch(implementation: Implementation) -> bool:
-    is_pytorch = implementation.name.startswith("torch.nn.KLDivLoss")
-    return is_pytorch and not pytorch_until_1_12(implementation)
+    return pytorch(implementation) and not pytorch_until_1_12(implementation)
 
 
 def _scales_before_dividing(implementation: Implementation) -> bool:

@@ -63,6 +63,16 @@ class Run:
         return "Nothing differs that the ledger does not explain"
 
 
+def version_and_source(judgement: Judgement) -> str:
+    """Version of the library and, if it did not run here, where the figures come from: a file that was given, by name.
+
+    What a file says of itself must not be taken for what is installed here.
+    """
+    source = {"recorded": "recorded", "file": judgement.environment.get("file", "")}
+    where = source.get(judgement.environment.get("source", ""), "")
+    return f"{judgement.version} ({where})" if where else judgement.version
+
+
 def ledger_uses(judgements: Iterable[Judgement]) -> Counter[str]:
     """How many comparisons each ledger entry has a part in."""
     return Counter(entry for j in judgements for comparison in j.comparisons for entry in comparison.ledger)

@@ -16,7 +16,7 @@ from markupsafe import Markup, escape
 from conformance.judge import Comparison, Verdict
 from conformance.ledger import ENTRIES
 from conformance.report.comparisons import comparisons_as_json
-from conformance.report.contents import LEFT_OUT, QUANTITIES, Run, convention, encodable, percent
+from conformance.report.contents import LEFT_OUT, QUANTITIES, Run, convention, encodable, percent, version_and_source
 from conformance.report.grids import grids_as_json
 from conformance.report.plot import error_plots
 from conformance.run import Judgement
@@ -100,9 +100,9 @@ class Implementation:
         return [c for c in self.judgement.comparisons if c.verdict == Verdict.DIFFERS]
 
     @property
-    def recorded(self) -> bool:
-        """Whether this was run elsewhere, and only judged here."""
-        return "file" in self.judgement.environment
+    def version(self) -> str:
+        """Version of the library; if this ran elsewhere, with where the figures come from."""
+        return version_and_source(self.judgement)
 
     def _reasons(self, verdict: Verdict) -> list[tuple[str, int]]:
         return Counter(c.detail for c in self.judgement.comparisons if c.verdict == verdict).most_common()

@@ -4,7 +4,7 @@ import re
 from xml.etree import ElementTree as ET
 
 from conformance.judge import Comparison, Verdict
-from conformance.report.contents import LEFT_OUT, Run
+from conformance.report.contents import LEFT_OUT, Run, version_and_source
 from conformance.run import Judgement
 
 DECLARATION = '<?xml version="1.0" encoding="utf-8"?>'
@@ -30,7 +30,7 @@ def render_junit(run: Run) -> str:
 def _suite(judgement: Judgement) -> ET.Element:
     suite = ET.Element("testsuite", name=_text(judgement.label))
     properties = ET.SubElement(suite, "properties")
-    for name, value in {"version": judgement.version, **judgement.environment}.items():
+    for name, value in {**judgement.environment, "version": version_and_source(judgement)}.items():
         ET.SubElement(properties, "property", name=_text(name), value=_text(value))
     if judgement.not_run is not None:
         test = ET.SubElement(suite, "testcase", classname=_text(judgement.label), name="all cases")

@@ -5,7 +5,15 @@ from collections.abc import Iterable, Iterator
 
 from conformance.judge import Verdict
 from conformance.ledger import ENTRIES
-from conformance.report.contents import LEFT_OUT, Run, encodable, ledger_uses, not_run_reasons, percent
+from conformance.report.contents import (
+    LEFT_OUT,
+    Run,
+    encodable,
+    ledger_uses,
+    not_run_reasons,
+    percent,
+    version_and_source,
+)
 from conformance.run import Judgement
 
 SHOWN_DIFFERENCES = 50
@@ -62,7 +70,7 @@ def _differences(run: Run) -> Iterator[str]:
 def _row(judgement: Judgement, groups: Iterable[str]) -> list[str]:
     cells = [_cell(judgement, group) for group in groups]
     error, same = f"{judgement.largest_error:.2g}", percent(judgement.identical_share)
-    return [_text(judgement.label), _text(judgement.version), *cells, error, same]
+    return [_text(judgement.label), _text(version_and_source(judgement)), *cells, error, same]
 
 
 def _cell(judgement: Judgement, group: str) -> str:

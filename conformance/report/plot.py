@@ -82,7 +82,8 @@ def _rows(judgements: Sequence[Judgement]) -> Iterator[Row]:
         agreeing = [c for c in judgement.comparisons if c.verdict == Verdict.AGREES and c.elements]
         if agreeing:
             label = "".join(c if c.isprintable() else " " for c in judgement.label)
-            label = label if len(label) <= LONGEST_LABEL else f"{label[: LONGEST_LABEL - 1]}…"
+            if len(label) > LONGEST_LABEL:  # with its end, where a file is named
+                label = f"{label[: LONGEST_LABEL // 2]}…{label[1 - LONGEST_LABEL // 2 :]}"
             yield label, {q: np.asarray([c.error for c in agreeing if c.quantity == q]) for q in QUANTITIES}
 
 

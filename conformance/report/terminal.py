@@ -8,7 +8,7 @@ from rich.text import Text
 
 from conformance.judge import Verdict
 from conformance.ledger import ENTRIES
-from conformance.report.contents import Run, ledger_uses, not_run_reasons, percent
+from conformance.report.contents import Run, ledger_uses, not_run_reasons, percent, version_and_source
 from conformance.run import Judgement
 
 SHOWN_DIFFERENCES = 20
@@ -33,7 +33,7 @@ def print_report(run: Run, console: Console) -> None:
         console.print(f"... and {len(differing) - SHOWN_DIFFERENCES} more, all of them with --write FILE.json")
     for reason, labels in not_run_reasons(judgements).items():
         console.print(_text(f"not run: {reason}: {', '.join(labels)}", "dim"))
-    versions = dict.fromkeys(j.version for j in judgements if j.version)
+    versions = dict.fromkeys(version_and_source(j) for j in judgements if j.version)
     console.print(_text(f"versions: {', '.join(versions)}"))
 
 
@@ -60,8 +60,15 @@ def _matrix(judgements: Sequence[Judgement], groups: Sequence[str], reference: s
     for j in judgements:
         if j.not_run is None:
             cells = [_cell(j, group) for group in groups]
-            table.add_row(_text(j.label), *cells, f"{j.largest_error:.2f}", percent(j.identical_share))
+            table.add_row(_label(j), *cells, f"{j.largest_error:.2f}", percent(j.identical_share))
     return table
+
+
+def _label(judgement: Judgement) -> Text:
+    """Label, with the name of a file on a line of its own, so that neither is cut off."""
+    file = f" ({judgement.environment.get('file')})"
+    name = judgement.label.removesuffix(file)
+    return _text(name) if name == judgement.label else Text.assemble(_text(name), "\n", _text(file.strip()))
 
 
 def _cell(judgement: Judgement, group: str) -> Text:

@@ -1,6 +1,7 @@
 """Train one student three times, and several with and without their teacher: ``python -m examples.distillation``.
 
-Exits with 1 if the losses of the three frameworks part by more than 1e-10, relative, at any step.
+Exits with 1 if the losses of the three frameworks part by more than 1e-10, relative, at any step, and with 2 if the
+arguments are bad or the plot cannot be written.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 
+from conformance.output import check_outputs, command, figure_file
 from examples.distillation import jax_student, numpy_student, torch_student
 from examples.distillation.comparison import LONGER, Gain, Seed, Trained, compare, gains
 from examples.distillation.plot import draw
@@ -35,6 +37,7 @@ class Run:
     seconds: float
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train, report, draw, and return the exit status."""
     started = time.monotonic()
@@ -74,10 +77,13 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.add_argument(name, type=type(field.default), default=field.default, help="of the regime")
     parser.add_argument("--seeds", type=int, default=10, help="how many, from 0")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="to train the seeds in")
-    parser.add_argument("--output", type=Path, default=Path("build/distillation.png"), help="where the plot goes")
+    parser.add_argument(
+        "--output", type=figure_file, default=Path("build/distillation.png"), help="where the plot goes"
+    )
     options = parser.parse_args(arguments)
     if options.seeds < 2:
         parser.error("a spread needs two seeds or more")
+    check_outputs(parser, [options.output])
     return options
 
 

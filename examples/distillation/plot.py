@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from conformance.output import replacing
 from examples.distillation.comparison import Seed
 from examples.distillation.problem import Array
 
@@ -24,8 +25,8 @@ def draw(losses: dict[str, Array], differences: dict[str, Array], bound: float, 
     accuracy.set(title="On held-out images: higher is better", ylabel="accuracy / %")
     _draw_pairs(nll, [(s.labels.nll, s.teacher.nll) for s in seeds])
     nll.set(title="Lower is better", ylabel="negative log-likelihood / nat")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    with replacing(path) as file:
+        figure.savefig(file, format=path.suffix[1:], dpi=130)
 
 
 def _draw_losses(axes: Any, losses: dict[str, Array]) -> None:
