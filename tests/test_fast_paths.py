@@ -1,6 +1,8 @@
 """What holds for ordinary arrays, whose loss is not evaluated by the plain formulas as they stand."""
 
 import os
+import subprocess
+import sys
 import threading
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
@@ -154,6 +156,45 @@ class TestThreads:
         monkeypatch.setattr(_numpy, "_threads", lambda: 3)
         monkeypatch.setattr(ThreadPoolExecutor, "submit", Mock(side_effect=RuntimeError("can't start new thread")))
         assert kl_div(x, y, "sum") == expected
+
+    @pytest.mark.parametrize("before", [False, True], ids=["imported late", "imported before"])
+    def test_there_is_a_loss_while_the_interpreter_ends(self, before: bool) -> None:
+        program = """if True:
+            import atexit
+            import numpy as np
+            from kldiv_xp import _numpy, kl_div
+            _numpy._threads = lambda: 3
+            x, y = np.full((2, 700, 1000), 0.5, np.float32)
+            def at_exit():
+                print(kl_div(x, y, "mean"))
+        """
+        calls = "at_exit()\n" * before + "atexit.register(at_exit)"
+        done = subprocess.run(
+            [sys.executable, "-c", f"{program}\n{calls}"], capture_output=True, text=True, check=True, timeout=120
+        )
+        assert done.stderr == ""
+        expected = np.float32(0.5 * (np.log(0.5) - 0.5))
+        assert [float(line) for line in done.stdout.split()] == pytest.approx([expected] * (1 + before), rel=1e-6)
+
+    @pytest.mark.parametrize(
+        "prevent",
+        [
+            {"threading.Thread.start": RuntimeError("can't start new thread")},
+            {"concurrent.futures.ThreadPoolExecutor.submit": RuntimeError("cannot schedule new futures")},
+            {"concurrent.futures.ThreadPoolExecutor": ImportError("no threads")},
+        ],
+        ids=lambda prevent: next(iter(prevent)),
+    )
+    @pytest.mark.parametrize("error", [RuntimeError, ImportError, MemoryError])
+    def test_an_error_is_raised_where_there_are_none_to_have(
+        self, error: type[Exception], prevent: dict[str, Exception], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(_numpy, "_threads", lambda: 3)
+        for name, reason in prevent.items():
+            monkeypatch.setattr(name, Mock(side_effect=reason))
+        assert _numpy.each(lambda number: number, [(i,) for i in range(10)]) == list(range(10))
+        with pytest.raises(error, match="in the computation"):
+            _numpy.each(Mock(side_effect=error("in the computation")), [(i,) for i in range(10)])
 
     def test_none_is_left_behind(self) -> None:
         before = threading.active_count()

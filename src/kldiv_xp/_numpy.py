@@ -4,7 +4,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from functools import cache
 from typing import Any
 
@@ -147,12 +147,14 @@ def each(function: Callable[..., Any], blocks: Iterable[tuple[Array, ...]]) -> l
     if workers == 1:
         work()
         return results
-    from concurrent.futures import ThreadPoolExecutor
-
     others: list[Any] = []
-    with ThreadPoolExecutor(workers - 1) as pool:
+    with ExitStack() as pools:
         try:
-            with suppress(RuntimeError):  # there may be no more threads to have, as while the interpreter ends
+            # The system may have no more threads, and none can be started while the interpreter ends.
+            with suppress(ImportError, RuntimeError):
+                from concurrent.futures import ThreadPoolExecutor
+
+                pool = pools.enter_context(ThreadPoolExecutor(workers - 1))
                 others.extend(pool.submit(work) for _ in range(workers - 1))
             work()
         finally:
