@@ -29,6 +29,7 @@ LIBRARIES = (_numpy, _torch)
 every_library = pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.__name__)
 every_reduction = pytest.mark.parametrize("reduction", REDUCTIONS)
 MIB = 2**20
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @pytest.fixture
@@ -258,22 +259,25 @@ class TestTorch:
         y.requires_grad_(by_target)
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             loss = kl_div(x, y, reduction, log_target)
-        # Zeros of the target are on the edge, where the derivative by the input is a matter of both.
-        both = by_target or not log_target
-        assert kept == ([x.data_ptr(), y.data_ptr()] if both else [y.data_ptr()])
+        assert kept == ([x.data_ptr(), y.data_ptr()] if by_target else [y.data_ptr()])
         loss.sum().backward()
         assert x.grad is not None
 
     @pytest.mark.parametrize("size", [4, 100], ids=["few", "many"])
-    def test_the_input_may_be_written_to_once_the_loss_is_there(self, size: int) -> None:
-        x, y = arrays(_torch, size, size)
-        y = y + 0.1
-        leaf = x.clone().requires_grad_()
-        hidden = leaf * 1
-        loss = kl_div(hidden, y, "sum")
-        hidden.add_(1)
-        loss.backward()
-        exact.gradients_agree(leaf.grad, -y, x, y, 0, False, "float32")
+    @pytest.mark.parametrize("path", ["ordinary", "plain"])
+    @pytest.mark.parametrize("dtypes", list(permutations(DTYPES, 2)), ids=str)
+    def test_a_gradient_by_the_input_is_computed_in_the_promoted_dtype(
+        self, dtypes: tuple[torch.dtype, torch.dtype], path: str, size: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        x, y = (a.to(dtype) for a, dtype in zip(arrays(_torch, size, size + 1), dtypes, strict=True))
+        wanted: Any
+        _, wanted = kl_div_value_and_grad(x, y)
+        assert wanted.dtype is x.dtype
+        if path == "plain":
+            monkeypatch.setattr(_loss, "_library_of", lambda _: None)
+        kl_div(x.requires_grad_(), y).backward()
+        assert x.grad is not None
+        assert torch.equal(x.grad, wanted)
 
     def test_a_float16_gradient_is_the_same_if_it_is_to_be_differentiated(self) -> None:
         x = torch.full((3000, 1000), -1.0, dtype=torch.float16, requires_grad=True)
@@ -350,9 +354,10 @@ class TestTorch:
             losses = [kl_div(x, y), kl_div(x[:3], y[:3]), kl_div(x, y, "none")]
         assert {loss.device.type for loss in losses} == {"cpu"}
 
-    @pytest.mark.parametrize("requires_grad", [False, True])
+    @pytest.mark.parametrize("by_input", [False, True])
+    @pytest.mark.parametrize("by_target", [False, True])
     @every_reduction
-    def test_other_devices_take_the_plain_formulas(self, reduction: Any, requires_grad: bool) -> None:
+    def test_other_devices_take_the_plain_formulas(self, reduction: Any, by_target: bool, by_input: bool) -> None:
         x, y = (torch.empty(100, 100, dtype=torch.bfloat16, device="meta") for _ in range(2))
         kept = []
 
@@ -360,15 +365,19 @@ class TestTorch:
             kept.append(tensor.dtype)
             return tensor
 
-        x.requires_grad_(requires_grad)
+        x.requires_grad_(by_input)
+        y.requires_grad_(by_target)
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             loss = kl_div(x, y, reduction)
         assert (loss.device.type, loss.dtype) == ("meta", torch.bfloat16)
-        if requires_grad:
+        # What the derivative needs of the arguments, not what they are computed in.
+        assert kept == [torch.bfloat16] * (2 if by_target else int(by_input))
+        if kept:
             loss.sum().backward()  # type: ignore[no-untyped-call]
-            assert kept == [torch.bfloat16] * 2  # the arguments, not what they are computed in
-            assert x.grad is not None
-            assert (x.grad.shape, x.grad.dtype) == (x.shape, x.dtype)
+        for tensor in (x, y):
+            assert (tensor.grad is not None) is tensor.requires_grad
+            if tensor.grad is not None:
+                assert (tensor.grad.shape, tensor.grad.dtype) == (tensor.shape, tensor.dtype)
 
     @pytest.mark.parametrize("size", [1, 100], ids=["few", "many"])
     @pytest.mark.parametrize("log_target", [False, True])
