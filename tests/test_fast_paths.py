@@ -14,6 +14,7 @@ from unittest.mock import Mock, patch
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -103,9 +104,11 @@ class TestBlocks:
         check(kl_div(x, y, reduction), reduction, x, y, dtype)
 
     @every_library
-    def test_memory_beside_the_arrays_does_not_grow_with_them(self, library: Any) -> None:
-        x, y = arrays(library, 2000, 2000)
-        x, y = x.T, y.T
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+    def test_memory_beside_the_arrays_does_not_grow_with_them(self, library: Any, dtype: str) -> None:
+        x, y = (a.T for a in arrays(library, 2000, 2000))
+        if dtype == "bfloat16":
+            x, y = (a.astype(ml_dtypes.bfloat16) if library is _numpy else a.bfloat16() for a in (x, y))
         kl_div(x, y, "sum")
         if library is _numpy:
             tracemalloc.start()

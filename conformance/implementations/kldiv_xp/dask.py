@@ -18,6 +18,7 @@ class KLDivXP(LazyBlocks):
     """Dask arrays of several chunks, computed in this process."""
 
     needs: tuple[str, ...] = ("dask",)
+    missing_dtypes = ()
     one_in = 6
 
     def __init__(self, convention: str, name: str = "kldiv_xp dask") -> None:
