@@ -32,7 +32,7 @@ class Judged:
 
 
 def judge(results: Results) -> list[Judged]:
-    """Every promise that a run can show, in the order of the issue that made them."""
+    """Every promise of speed and memory, with what the run found."""
     missing = "not measured in a quick run" if results.options.get("quick") else "not measured in this run"
     if TIME_WAS_UP in results.not_run.values():
         missing = f"not run: {TIME_WAS_UP}"

@@ -4,6 +4,7 @@ import importlib
 import math
 from typing import Any, Literal
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,7 +34,7 @@ def load(name: str) -> Namespace | str:
 
 def has_dtype(xp: Namespace, dtype: str) -> bool:
     """Whether the library has this floating dtype; the array API standard asks for the two wide ones alone."""
-    return hasattr(np if xp.__name__ == "dask.array" else xp, dtype)
+    return hasattr(np if xp.__name__ == "dask.array" else xp, dtype) or (dtype == "bfloat16" and _of_numpy(xp))
 
 
 def lacking(xp: Namespace, *dtypes: str) -> str:
@@ -45,9 +46,9 @@ def lacking(xp: Namespace, *dtypes: str) -> str:
 def array(xp: Namespace, values: Any, dtype: str = "float64", **options: Any) -> Array:
     """Array of ``values`` in any library, rounded to ``dtype``."""
     values = np.asarray(values, dtype=np.float64)
-    if dtype == "bfloat16":  # which NumPy does not know
+    if dtype == "bfloat16" and not _of_numpy(xp):
         return xp.asarray(values.astype(np.float32), dtype=xp.bfloat16, **options)
-    return xp.asarray(values.astype(dtype), **options)
+    return xp.asarray(values.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype), **options)
 
 
 def numbers(x: Array) -> Exact:
@@ -84,6 +85,11 @@ def underflow(xp: Namespace, dtype: str) -> float:
 def divisor(shape: tuple[int, ...], reduction: str) -> int:
     """What the sum is divided by, as the documentation words it."""
     return {"mean": math.prod(shape), "batchmean": shape[0] if shape else 1}.get(reduction, 1)
+
+
+def _of_numpy(xp: Namespace) -> bool:
+    """Whether the arrays are NumPy's or made of them, which ml_dtypes gives a bfloat16."""
+    return xp.__name__ in ("numpy", "dask.array")
 
 
 def _wide(dtype: str) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -88,6 +89,64 @@ class TestShapes:
         assert f"{shape} and {other}" in str(e.value)
 
 
+def _of_numpy(dtype: str) -> Any:
+    dtypes: dict[str, Any] = {"StringDType": np.dtypes.StringDType(), "('p', '<f4')": [("p", np.float32)]}
+    return np.ones(2, np.int64).astype(dtypes.get(dtype, getattr(ml_dtypes, dtype, dtype)))
+
+
+def _of_jax(dtype: str) -> Any:
+    jax = pytest.importorskip("jax")
+    return jax.random.split(jax.random.key(0)) if dtype == "key<fry>" else jax.numpy.asarray(_of_numpy(dtype))
+
+
+def _of_torch(dtype: str) -> Any:
+    torch = pytest.importorskip("torch")
+    return torch.empty(2, dtype=getattr(torch, dtype))
+
+
+def _of_dask(dtype: str) -> Any:
+    return pytest.importorskip("dask.array").from_array(_of_numpy(dtype), chunks=1)
+
+
+def _of_sparse(dtype: str) -> Any:
+    return pytest.importorskip("sparse").COO.from_numpy(_of_numpy(dtype))
+
+
+FOREIGN: dict[str, tuple[Callable[[str], Any], Callable[[str], Any], tuple[str, ...]]] = {
+    "numpy": (
+        _of_numpy,
+        _of_numpy,
+        (
+            *("float8_e4m3fn", "float8_e5m2", "float6_e3m2fn", "float4_e2m1fn", "int4"),
+            *("datetime64[D]", "timedelta64[s]", "<U3", "|S3", "object", "|V4", "StringDType", "('p', '<f4')"),
+        ),
+    ),
+    "jax": (_of_jax, _of_jax, ("float8_e4m3fn", "float8_e5m2", "float4_e2m1fn", "int4", "key<fry>")),
+    "numpy beside jax": (
+        _of_numpy,
+        _of_jax,
+        ("float8_e5m2", "int4", "datetime64[D]", "<U3", "object", "('p', '<f4')"),
+    ),
+    "torch": (
+        _of_torch,
+        _of_torch,
+        ("float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu", "float4_e2m1fn_x2", "uint16", "bits8"),
+    ),
+    "dask": (_of_dask, _of_dask, ("float8_e4m3fn", "float8_e5m2", "datetime64[D]", "<U3", "('p', '<f4')")),
+    "sparse": (_of_sparse, _of_sparse, ("float8_e4m3fn", "float8_e5m2", "int4", "bfloat16")),
+}
+"""How an array is made of such a dtype, and one beside it of another; and the dtypes."""
+
+every_foreign_dtype = pytest.mark.parametrize(
+    ("make", "make_other", "dtype"),
+    [
+        pytest.param(make, other, dtype, id=f"{name}-{dtype}")
+        for name, (make, other, dtypes) in FOREIGN.items()
+        for dtype in dtypes
+    ],
+)
+
+
 class TestDtypes:
     @every_form
     @pytest.mark.parametrize("position", [0, 1], ids=["input", "target"])
@@ -99,6 +158,33 @@ class TestDtypes:
             call(*arrays)
         assert ("input", "target")[position] in str(e.value)
         assert dtype in str(e.value)
+
+    @every_form
+    @every_foreign_dtype
+    @pytest.mark.parametrize("wrong", [(0,), (1,), (0, 1)], ids=["input", "target", "both"])
+    def test_a_dtype_of_another_kind_is_refused_by_its_name(
+        self, call: Form, wrong: tuple[int, ...], make: Any, make_other: Any, dtype: str
+    ) -> None:
+        given = [make(dtype) if i in wrong else make_other("float32") for i in (0, 1)]
+        shown = str(given[wrong[0]].dtype)
+        assert dtype in shown
+        with pytest.raises(TypeError) as e:
+            call(*given)
+        name = ("input", "target")[wrong[0]]
+        assert str(e.value) == (
+            f"{name} must have a real floating-point dtype of 16 bits or more, got {shown}; convert it first"
+        )
+
+    def test_so_is_a_byte_order_that_jax_does_not_take(self) -> None:
+        x = _of_jax("float32")
+        with pytest.raises(TypeError, match=r"target must have a real floating-point dtype .*, got >f4"):
+            kl_div(x, np.ones(2, ">f4"))
+
+    @every_foreign_dtype
+    def test_so_is_that_of_a_cotangent(self, make: Any, make_other: Any, dtype: str) -> None:
+        x = make_other("float32")
+        with pytest.raises(TypeError, match="cotangent must have a real floating-point dtype of 16 bits or more, got"):
+            kl_div_value_and_grad(x, x, "none", cotangent=make(dtype))
 
 
 class TestWhatIsNoArray:
@@ -202,7 +288,7 @@ class TestCotangent:
     @pytest.mark.parametrize("dtype", ["int64", "bool", "complex128"])
     def test_it_is_real_and_floating(self, xp: Any, dtype: str) -> None:
         x = array(xp, np.zeros((2, 3)))
-        with pytest.raises(TypeError, match=f"cotangent must have a real floating-point dtype, got .*{dtype}"):
+        with pytest.raises(TypeError, match=f"cotangent must have a real floating-point dtype .*, got .*{dtype}"):
             kl_div_value_and_grad(x, x, "none", cotangent=xp.asarray(np.ones((2, 3), dtype)))
 
     def test_it_comes_from_the_same_library(self, xp: Any) -> None:

@@ -1,6 +1,8 @@
 """What holds for ordinary arrays, whose loss is not evaluated by the plain formulas as they stand."""
 
 import os
+import subprocess
+import sys
 import threading
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +14,7 @@ from unittest.mock import Mock, patch
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -27,6 +30,7 @@ LIBRARIES = (_numpy, _torch)
 every_library = pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.__name__)
 every_reduction = pytest.mark.parametrize("reduction", REDUCTIONS)
 MIB = 2**20
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @pytest.fixture
@@ -100,9 +104,11 @@ class TestBlocks:
         check(kl_div(x, y, reduction), reduction, x, y, dtype)
 
     @every_library
-    def test_memory_beside_the_arrays_does_not_grow_with_them(self, library: Any) -> None:
-        x, y = arrays(library, 2000, 2000)
-        x, y = x.T, y.T
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+    def test_memory_beside_the_arrays_does_not_grow_with_them(self, library: Any, dtype: str) -> None:
+        x, y = (a.T for a in arrays(library, 2000, 2000))
+        if dtype == "bfloat16":
+            x, y = (a.astype(ml_dtypes.bfloat16) if library is _numpy else a.bfloat16() for a in (x, y))
         kl_div(x, y, "sum")
         if library is _numpy:
             tracemalloc.start()
@@ -154,6 +160,45 @@ class TestThreads:
         monkeypatch.setattr(_numpy, "_threads", lambda: 3)
         monkeypatch.setattr(ThreadPoolExecutor, "submit", Mock(side_effect=RuntimeError("can't start new thread")))
         assert kl_div(x, y, "sum") == expected
+
+    @pytest.mark.parametrize("before", [False, True], ids=["imported late", "imported before"])
+    def test_there_is_a_loss_while_the_interpreter_ends(self, before: bool) -> None:
+        program = """if True:
+            import atexit
+            import numpy as np
+            from kldiv_xp import _numpy, kl_div
+            _numpy._threads = lambda: 3
+            x, y = np.full((2, 700, 1000), 0.5, np.float32)
+            def at_exit():
+                print(kl_div(x, y, "mean"))
+        """
+        calls = "at_exit()\n" * before + "atexit.register(at_exit)"
+        done = subprocess.run(
+            [sys.executable, "-c", f"{program}\n{calls}"], capture_output=True, text=True, check=True, timeout=120
+        )
+        assert done.stderr == ""
+        expected = np.float32(0.5 * (np.log(0.5) - 0.5))
+        assert [float(line) for line in done.stdout.split()] == pytest.approx([expected] * (1 + before), rel=1e-6)
+
+    @pytest.mark.parametrize(
+        "prevent",
+        [
+            {"threading.Thread.start": RuntimeError("can't start new thread")},
+            {"concurrent.futures.ThreadPoolExecutor.submit": RuntimeError("cannot schedule new futures")},
+            {"concurrent.futures.ThreadPoolExecutor": ImportError("no threads")},
+        ],
+        ids=lambda prevent: next(iter(prevent)),
+    )
+    @pytest.mark.parametrize("error", [RuntimeError, ImportError, MemoryError])
+    def test_an_error_is_raised_where_there_are_none_to_have(
+        self, error: type[Exception], prevent: dict[str, Exception], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(_numpy, "_threads", lambda: 3)
+        for name, reason in prevent.items():
+            monkeypatch.setattr(name, Mock(side_effect=reason))
+        assert _numpy.each(lambda number: number, [(i,) for i in range(10)]) == list(range(10))
+        with pytest.raises(error, match="in the computation"):
+            _numpy.each(Mock(side_effect=error("in the computation")), [(i,) for i in range(10)])
 
     def test_none_is_left_behind(self) -> None:
         before = threading.active_count()
@@ -217,22 +262,25 @@ class TestTorch:
         y.requires_grad_(by_target)
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             loss = kl_div(x, y, reduction, log_target)
-        # Zeros of the target are on the edge, where the derivative by the input is a matter of both.
-        both = by_target or not log_target
-        assert kept == ([x.data_ptr(), y.data_ptr()] if both else [y.data_ptr()])
+        assert kept == ([x.data_ptr(), y.data_ptr()] if by_target else [y.data_ptr()])
         loss.sum().backward()
         assert x.grad is not None
 
     @pytest.mark.parametrize("size", [4, 100], ids=["few", "many"])
-    def test_the_input_may_be_written_to_once_the_loss_is_there(self, size: int) -> None:
-        x, y = arrays(_torch, size, size)
-        y = y + 0.1
-        leaf = x.clone().requires_grad_()
-        hidden = leaf * 1
-        loss = kl_div(hidden, y, "sum")
-        hidden.add_(1)
-        loss.backward()
-        exact.gradients_agree(leaf.grad, -y, x, y, 0, False, "float32")
+    @pytest.mark.parametrize("path", ["ordinary", "plain"])
+    @pytest.mark.parametrize("dtypes", list(permutations(DTYPES, 2)), ids=str)
+    def test_a_gradient_by_the_input_is_computed_in_the_promoted_dtype(
+        self, dtypes: tuple[torch.dtype, torch.dtype], path: str, size: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        x, y = (a.to(dtype) for a, dtype in zip(arrays(_torch, size, size + 1), dtypes, strict=True))
+        wanted: Any
+        _, wanted = kl_div_value_and_grad(x, y)
+        assert wanted.dtype is x.dtype
+        if path == "plain":
+            monkeypatch.setattr(_loss, "_library_of", lambda _: None)
+        kl_div(x.requires_grad_(), y).backward()
+        assert x.grad is not None
+        assert torch.equal(x.grad, wanted)
 
     def test_a_float16_gradient_is_the_same_if_it_is_to_be_differentiated(self) -> None:
         x = torch.full((3000, 1000), -1.0, dtype=torch.float16, requires_grad=True)
@@ -309,9 +357,10 @@ class TestTorch:
             losses = [kl_div(x, y), kl_div(x[:3], y[:3]), kl_div(x, y, "none")]
         assert {loss.device.type for loss in losses} == {"cpu"}
 
-    @pytest.mark.parametrize("requires_grad", [False, True])
+    @pytest.mark.parametrize("by_input", [False, True])
+    @pytest.mark.parametrize("by_target", [False, True])
     @every_reduction
-    def test_other_devices_take_the_plain_formulas(self, reduction: Any, requires_grad: bool) -> None:
+    def test_other_devices_take_the_plain_formulas(self, reduction: Any, by_target: bool, by_input: bool) -> None:
         x, y = (torch.empty(100, 100, dtype=torch.bfloat16, device="meta") for _ in range(2))
         kept = []
 
@@ -319,15 +368,19 @@ class TestTorch:
             kept.append(tensor.dtype)
             return tensor
 
-        x.requires_grad_(requires_grad)
+        x.requires_grad_(by_input)
+        y.requires_grad_(by_target)
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             loss = kl_div(x, y, reduction)
         assert (loss.device.type, loss.dtype) == ("meta", torch.bfloat16)
-        if requires_grad:
+        # What the derivative needs of the arguments, not what they are computed in.
+        assert kept == [torch.bfloat16] * (2 if by_target else int(by_input))
+        if kept:
             loss.sum().backward()  # type: ignore[no-untyped-call]
-            assert kept == [torch.bfloat16] * 2  # the arguments, not what they are computed in
-            assert x.grad is not None
-            assert (x.grad.shape, x.grad.dtype) == (x.shape, x.dtype)
+        for tensor in (x, y):
+            assert (tensor.grad is not None) is tensor.requires_grad
+            if tensor.grad is not None:
+                assert (tensor.grad.shape, tensor.grad.dtype) == (tensor.shape, tensor.dtype)
 
     @pytest.mark.parametrize("size", [1, 100], ids=["few", "many"])
     @pytest.mark.parametrize("log_target", [False, True])

@@ -5,13 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from kldiv_xp import kl_div, kl_div_value_and_grad
 from tests import exact
-from tests.backends import CONVENTIONS, REDUCTIONS
+from tests.backends import CONVENTIONS, REDUCTIONS, array, numbers
 
 Layout = Callable[[NDArray[Any], Path], NDArray[Any]]
 
@@ -48,7 +49,8 @@ def _other_byte_order(x: NDArray[Any], _: Path) -> NDArray[Any]:
 
 def _memory_mapped(x: NDArray[Any], folder: Path) -> NDArray[Any]:
     np.save(folder / "x.npy", x)
-    result: NDArray[Any] = np.load(folder / "x.npy", mmap_mode="r")
+    # A file names no dtype but NumPy's own.
+    result: NDArray[Any] = np.load(folder / "x.npy", mmap_mode="r").view(x.dtype)
     assert type(result) is np.memmap
     return result
 
@@ -58,9 +60,9 @@ LAYOUTS = [_read_only, _fortran, _reversed, _strided, _unaligned, _other_byte_or
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_the_layout_makes_no_difference(tmp_path: Path, dtype: str, reduction: Any, layout: Layout) -> None:
-    x, y = np.random.default_rng(0).normal(size=(2, 6, 7)).astype(dtype)
+    x, y = (array(np, values, dtype) for values in np.random.default_rng(0).normal(size=(2, 6, 7)))
     (tmp_path / "input").mkdir()
     (tmp_path / "target").mkdir()
     a, b = layout(x, tmp_path / "input"), layout(y, tmp_path / "target")
@@ -69,7 +71,7 @@ def test_the_layout_makes_no_difference(tmp_path: Path, dtype: str, reduction: A
     for one, other in ((x, b), (a, y), (a, b)):
         loss, gradients = kl_div_value_and_grad(one, other, reduction, argnums=(0, 1), cotangent=cotangent)
         expected, expected_gradients = kl_div_value_and_grad(x, y, reduction, argnums=(0, 1), cotangent=cotangent)
-        assert loss.dtype == dtype
+        assert loss.dtype == x.dtype
         np.testing.assert_array_equal(kl_div(one, other, reduction), loss)
         wide = (one.astype(np.float64), other.astype(np.float64))
         exact.assert_within(
@@ -78,8 +80,9 @@ def test_the_layout_makes_no_difference(tmp_path: Path, dtype: str, reduction: A
             exact.total(exact.tolerances(*wide, np, dtype), x.shape, reduction),
             dtype,
         )
-        for gradient, wanted in zip(gradients, expected_gradients, strict=True):
+        for gradient, wanted, of in zip(gradients, expected_gradients, (one, other), strict=True):
             np.testing.assert_array_equal(gradient, wanted)
+            assert gradient.dtype == of.dtype
         assert loss.shape == expected.shape
     np.testing.assert_array_equal(a, x)
     np.testing.assert_array_equal(b, y)
@@ -110,7 +113,7 @@ def test_the_unreduced_loss_is_an_array_of_its_own() -> None:
     assert not np.shares_memory(loss, y)
 
 
-@pytest.mark.parametrize("number", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("number", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64, np.longdouble])
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_a_scalar_of_numpy_is_a_0d_array(number: Any, reduction: Any) -> None:
     loss = kl_div(number(-2.0), number(1.0), reduction)
@@ -118,6 +121,58 @@ def test_a_scalar_of_numpy_is_a_0d_array(number: Any, reduction: Any) -> None:
     assert loss.dtype == number
     assert loss.shape == ()
     assert kl_div(number(-2.0), np.asarray(1.0), reduction) == 2.0
+
+
+@pytest.mark.parametrize("size", [60, 200_000], ids=["few", "many"])
+@pytest.mark.parametrize(
+    ("other", "result"),
+    [
+        (ml_dtypes.bfloat16, ml_dtypes.bfloat16),
+        (np.float16, np.float32),  # as in PyTorch and JAX; NumPy has no dtype for the two
+        (np.float32, np.float32),
+        (np.float64, np.float64),
+        (np.longdouble, np.longdouble),
+    ],
+)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_bfloat16_is_computed_wider_and_rounded_once(reduction: Any, other: Any, result: Any, size: int) -> None:
+    wide = np.promote_types(result, np.float32)
+    x, y = np.random.default_rng(5).random((2, size))
+    given: tuple[Any, Any] = (-x).astype(ml_dtypes.bfloat16), np.where(y < 0.1, 0.0, y).astype(other)
+    cotangent = np.ones(size, given[0].dtype) if reduction == "none" else None
+    for a, b in (given, given[::-1]):
+        loss, gradients = kl_div_value_and_grad(a, b, reduction, argnums=(0, 1), cotangent=cotangent)
+        widely, wide_gradients = kl_div_value_and_grad(
+            a.astype(wide), b.astype(wide), reduction, argnums=(0, 1), cotangent=cotangent
+        )
+        assert loss.dtype == result
+        np.testing.assert_array_equal(loss, widely.astype(result))
+        np.testing.assert_array_equal(kl_div(a, b, reduction), loss)
+        for gradient, wide_gradient, of in zip(gradients, wide_gradients, (a, b), strict=True):
+            assert gradient.dtype == of.dtype
+            np.testing.assert_array_equal(gradient, wide_gradient.astype(of.dtype))
+
+
+def test_bfloat16_beside_an_array_of_jax_is_taken_as_jax_takes_it() -> None:
+    jnp = pytest.importorskip("jax.numpy")
+    x, y = jnp.asarray([-0.5, -1.0], jnp.bfloat16), jnp.asarray([0.5, 0.25], jnp.bfloat16)
+    for one, other in ((np.asarray(x), y), (x, np.asarray(y))):
+        loss = kl_div(one, other)
+        assert loss.dtype == jnp.bfloat16
+        assert loss == kl_div(x, y)
+
+
+@pytest.mark.parametrize("other", [np.longdouble, np.float32])
+def test_a_long_double_is_computed_as_one(other: Any) -> None:
+    x: Any = -np.linspace(0.1, 3.0, 50, dtype=np.longdouble)
+    y: Any = np.linspace(0.1, 1.0, 50).astype(other)
+    loss, (by_x, by_y) = kl_div_value_and_grad(x, y, "sum", argnums=(0, 1))
+    assert (loss.dtype, by_x.dtype, by_y.dtype) == (np.longdouble, np.longdouble, other)
+    wide = y.astype(np.longdouble)
+    terms = wide * (np.log(wide) - x)
+    within = 8 * np.finfo(np.longdouble).eps * np.sum(wide * (np.abs(np.log(wide)) - x + 1))
+    assert abs(loss - np.sum(terms)) <= within
+    np.testing.assert_array_equal(by_x, -wide)
 
 
 def _masked(x: NDArray[Any]) -> Any:
@@ -158,12 +213,12 @@ def test_an_array_that_means_more_than_its_numbers_is_refused(
 class TestWarnings:
     EDGES = (0.0, -0.0, 5e-324, 1e-310, 0.3, 1e308, -1.0, np.inf, -np.inf, np.nan)
 
-    @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+    @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
     @pytest.mark.parametrize("convention", CONVENTIONS)
     @pytest.mark.parametrize("log_target", [False, True])
     def test_the_edges_are_computed_in_silence(self, log_target: bool, convention: Any, dtype: str) -> None:
         with np.errstate(all="ignore"):
-            x, y = np.asarray([(a, b) for a in self.EDGES for b in self.EDGES]).T.astype(dtype)
+            x, y = (array(np, a, dtype) for a in np.asarray([(a, b) for a in self.EDGES for b in self.EDGES]).T)
         results = []
         for state in ("warn", "raise", "ignore"):
             with np.errstate(all=state):
@@ -176,8 +231,8 @@ class TestWarnings:
                 )
                 assert np.geterr() == set_by_the_caller
         for loss, gradients in results[1:]:
-            np.testing.assert_array_equal(loss, results[0][0])
-            np.testing.assert_array_equal(gradients, results[0][1])
+            np.testing.assert_array_equal(numbers(loss), numbers(results[0][0]))
+            np.testing.assert_array_equal(numbers(gradients), numbers(results[0][1]))
 
     def test_the_error_state_is_restored_after_an_error(self) -> None:
         with np.errstate(all="raise"):

@@ -12,7 +12,7 @@ import pytest
 import kldiv_xp
 import kldiv_xp.torch
 
-ARRAY_LIBRARIES = ("numpy", "torch", "jax", "cupy", "dask", "array_api_strict")
+ARRAY_LIBRARIES = ("numpy", "torch", "jax", "cupy", "dask", "array_api_strict", "ml_dtypes")
 
 
 def imported_by(program: str) -> set[str]:

@@ -3,14 +3,16 @@
 import itertools
 import shutil
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.func import grad, hessian, jvp, vmap
+from torch.func import grad, hessian, jvp, vjp, vmap
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from kldiv_xp import KLDivLoss, kl_div, kl_div_value_and_grad
+from kldiv_xp import KLDivLoss, _loss, kl_div, kl_div_value_and_grad
 from tests import exact
 from tests.backends import CONVENTIONS, REDUCTIONS, numbers
 
@@ -214,6 +216,96 @@ def test_no_value_is_looked_at_on_the_meta_device(loss: KLDivLoss) -> None:
     value = loss(x, x)
     assert value.device.type == "meta"
     assert value.shape == (x.shape if loss.reduction == "none" else ())
+
+
+def eagerly(loss: KLDivLoss, *tensors: torch.Tensor) -> torch.Tensor:
+    return loss(*tensors)
+
+
+def by_the_plain_formulas(loss: KLDivLoss, *tensors: torch.Tensor) -> torch.Tensor:
+    with patch.object(_loss, "_library_of", lambda _: None):
+        return loss(*tensors)
+
+
+def in_a_dispatch_mode(loss: KLDivLoss, *tensors: torch.Tensor) -> torch.Tensor:
+    class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(self, operation: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+            return operation(*args, **(kwargs or {}))
+
+    with Watch():  # type: ignore[no-untyped-call]
+        return loss(*tensors)
+
+
+class TestWritingInPlace:
+    @every_loss
+    @pytest.mark.parametrize("zeros", [False, True], ids=["no zeros", "zeros"])
+    @pytest.mark.parametrize("size", [64, 5000, 200_000])
+    @pytest.mark.parametrize("call", [eagerly, by_the_plain_formulas, in_a_dispatch_mode])
+    def test_the_input_may_be_written_to_and_the_target_not(
+        self, call: Any, size: int, zeros: bool, loss: KLDivLoss
+    ) -> None:
+        x, y = torch.rand((2, size // 8, 8), generator=torch.Generator().manual_seed(1))
+        if zeros:
+            y[::2] = 0.0
+        p = y.clone()
+        y = y.log() if loss.log_target else y
+        leaf = x.requires_grad_()
+        hidden = leaf - 3.0
+        value = call(loss, hidden, y).sum()
+        hidden.mul_(2.0)
+        (gradient,) = torch.autograd.grad(value, leaf, retain_graph=True)
+        count = {"mean": size, "batchmean": size // 8}.get(loss.reduction, 1)
+        torch.testing.assert_close(gradient, -p / count)
+        y.mul_(2.0)
+        try:
+            (gradient,) = torch.autograd.grad(value, leaf)
+        except RuntimeError as e:
+            assert "modified by an inplace operation" in str(e)  # noqa: PT017
+        else:  # few elements may keep the exponential of a log target
+            assert loss.log_target
+            torch.testing.assert_close(gradient, -p / count)
+
+    @every_loss
+    def test_what_the_derivative_by_the_target_needs_may_not(self, loss: KLDivLoss) -> None:
+        x, y = tensors(loss.log_target)
+        hidden = x - 3.0
+        value = loss(hidden, y.requires_grad_()).sum()
+        hidden.mul_(2.0)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            value.backward()  # type: ignore[no-untyped-call]
+
+    @every_loss
+    @pytest.mark.parametrize("mapped", [False, True])
+    def test_functional_transformations_let_the_input_be_written_to(self, mapped: bool, loss: KLDivLoss) -> None:
+        x, y = tensors(loss.log_target)
+        hidden = x.clone()
+        value, pull_back, *_ = vjp(lambda a: vmap(loss)(a, y) if mapped else loss(a, y), hidden)
+        hidden.mul_(2.0)
+        (gradient,) = pull_back(torch.ones_like(value))
+        p = y.exp() if loss.log_target else y
+        row = x[0] if mapped else x
+        count = {"mean": row.numel(), "batchmean": len(row)}.get(loss.reduction, 1)
+        torch.testing.assert_close(gradient, -p / count)
+
+
+@every_loss
+@pytest.mark.parametrize("in_dims", [(0, 0), (1, 0), (0, 2), (0, None), (None, 1), (-1, 0)], ids=str)
+def test_batches_may_lie_along_any_axis(in_dims: Any, loss: KLDivLoss) -> None:
+    rows = tensors(loss.log_target)
+    size = 3  # of the batch, and of each axis of a row
+    x, y = (a.flatten()[: size**2].reshape(size, size) for a in rows)
+    x, y = (torch.stack([a, 2 * a, 3 * a]) for a in (x, y))
+    given = [a[0] if dim is None else a.movedim(0, dim) for a, dim in zip((x, y), in_dims, strict=True)]
+    of_rows = [
+        (x[0] if in_dims[0] is None else a, y[0] if in_dims[1] is None else b) for a, b in zip(x, y, strict=True)
+    ]
+    for f in (loss, grad(lambda a, b: loss(a, b).sum()), grad(lambda a, b: loss(a, b).sum(), argnums=1)):
+        torch.testing.assert_close(vmap(f, in_dims)(*given), torch.stack([f(*row) for row in of_rows]))
+    # Of a batch, the gradient by what all of its rows share is the sum of theirs.
+    both = grad(lambda a, b: vmap(loss, in_dims)(a, b).sum(), argnums=(0, 1))(*given)
+    for argnum, (gradient, dim) in enumerate(zip(both, in_dims, strict=True)):
+        of_each = torch.stack([grad(lambda a, b: loss(a, b).sum(), argnums=argnum)(*row) for row in of_rows])
+        torch.testing.assert_close(gradient, of_each.sum(0) if dim is None else of_each.movedim(0, dim))
 
 
 def test_a_parameter_is_a_tensor() -> None:

@@ -36,8 +36,7 @@ def take(**given: Any) -> tuple[Namespace, list[Array]]:
         xp, arrays = _one_library(given)
     _check_devices(arrays, xp)
     for name, x in arrays.items():
-        if not xp.isdtype(x.dtype, "real floating"):
-            raise TypeError(f"{name} must have a real floating-point dtype, got {x.dtype}; convert it first")
+        _check_dtype(name, x.dtype, xp)
     return xp, list(arrays.values())
 
 
@@ -59,12 +58,14 @@ def result_dtype(input: Array, target: Array, xp: Namespace) -> DType:
     """Dtype of the loss: the promoted dtype of the two arrays."""
     if _torch.is_tensor(input):
         return _torch.result_dtype(input, target)
+    if _numpy.is_bfloat16(input.dtype, xp) or _numpy.is_bfloat16(target.dtype, xp):
+        return _numpy.promoted(input.dtype, target.dtype)
     return xp.result_type(input, target)
 
 
 def computing_dtype(dtype: DType, xp: Namespace) -> DType:
     """Dtype to compute in: 16 bits are too few for sums, and for the terms that cancel."""
-    return xp.float32 if xp.finfo(dtype).bits < 32 else dtype
+    return xp.float32 if _numpy.is_bfloat16(dtype, xp) or xp.finfo(dtype).bits < 32 else dtype
 
 
 def adding_dtype(dtype: DType, x: Array, xp: Namespace) -> DType:
@@ -90,7 +91,10 @@ def _one_library(given: dict[str, Any]) -> tuple[Namespace, dict[str, Array]]:
     jax_arrays = [x for x in given.values() if is_jax_array(x)]
     if jax_arrays:  # JAX takes NumPy arrays beside its own, so they are taken here
         jnp = array_namespace(*jax_arrays)
-        given = {name: jnp.asarray(x) if is_numpy_array(x) else x for name, x in given.items()}
+        for name, x in given.items():
+            if is_numpy_array(x):
+                _check_dtype(name, x.dtype, jnp)
+                given[name] = jnp.asarray(x)
     for library in (_mlx, _ndonnx):
         if all(library.is_array(x) for x in given.values()):
             return library.namespace(), given
@@ -100,6 +104,25 @@ def _one_library(given: dict[str, Any]) -> tuple[Namespace, dict[str, Array]]:
         raise TypeError(
             f"{_listed(given)} must come from one array library, got {types}; convert them to arrays of one"
         ) from None
+
+
+def _check_dtype(name: str, dtype: DType, xp: Namespace) -> None:
+    if not _is_taken(dtype, xp):
+        raise TypeError(
+            f"{name} must have a real floating-point dtype of 16 bits or more, got {dtype}; convert it first"
+        )
+
+
+def _is_taken(dtype: DType, xp: Namespace) -> bool:
+    if _numpy.is_bfloat16(dtype, xp):
+        return True
+    try:
+        if not xp.isdtype(dtype, "real floating"):
+            return False
+    except TypeError:  # from NumPy for a dtype of another package, from JAX for a dtype of random keys
+        return False
+    wide_enough: bool = xp.finfo(dtype).bits >= 16
+    return wide_enough
 
 
 def _check_devices(arrays: dict[str, Array], xp: Namespace) -> None:

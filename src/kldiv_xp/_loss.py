@@ -75,7 +75,7 @@ def kl_div(
         Sizes that a lazy array does not know yet are compared when they are computed.
     TypeError
         For anything but two arrays of one library (NumPy arrays beside JAX arrays are taken), a dtype that is not
-        real floating, a subclass of ``numpy.ndarray``, or a ``log_target`` that is no bool.
+        real floating or has fewer than 16 bits, a subclass of ``numpy.ndarray``, or a ``log_target`` that is no bool.
 
     See Also
     --------

@@ -4,7 +4,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from functools import cache
 from typing import Any
 
@@ -15,6 +15,7 @@ Array = Any
 DType = Any
 
 _AT_ONCE = ("numpy", "array_api_compat.numpy", "array_api_strict", "sparse")
+_WITH_BFLOAT16 = ("numpy", "array_api_compat.numpy", "array_api_compat.dask.array")
 
 FEW = 2**16
 """Elements that are evaluated at once."""
@@ -63,9 +64,20 @@ def is_ordinary(x: Array, y: Any) -> bool:
     return (
         (type(y) is type(x) or is_ordinary_type(type(y)))
         and x.shape == y.shape
-        and x.dtype in dtypes
-        and y.dtype in dtypes
+        and (x.dtype in dtypes or _is_bfloat16(x.dtype))
+        and (y.dtype in dtypes or _is_bfloat16(y.dtype))
     )
+
+
+def is_bfloat16(dtype: DType, xp: Any) -> bool:
+    """Whether this is ``ml_dtypes.bfloat16`` in an array of NumPy or Dask, which do not count it as floating."""
+    return xp.__name__ in _WITH_BFLOAT16 and _is_bfloat16(dtype)
+
+
+def _is_bfloat16(dtype: DType) -> bool:
+    # By its name, so that ml_dtypes is not imported here.
+    name: str = dtype.name
+    return name == "bfloat16"
 
 
 def loss(x: Array, y: Array, reduction: Reduction, log_target: bool, convention: Convention) -> Array:
@@ -96,7 +108,14 @@ def native() -> Any:
 
 def result_dtype(x: Array, y: Array) -> DType:
     dtype = x.dtype
-    return dtype if dtype is y.dtype and dtype.isnative else native().promote_types(dtype, y.dtype)
+    return dtype if dtype is y.dtype and dtype.isnative else promoted(dtype, y.dtype)
+
+
+def promoted(one: DType, other: DType) -> DType:
+    """Promoted dtype. NumPy has none for bfloat16 and float16: float32, as in PyTorch and JAX."""
+    if _is_bfloat16(one) is not _is_bfloat16(other):
+        one, other = computing_dtype(one), computing_dtype(other)
+    return native().promote_types(one, other)
 
 
 def computing_dtype(dtype: DType) -> DType:
@@ -147,12 +166,14 @@ def each(function: Callable[..., Any], blocks: Iterable[tuple[Array, ...]]) -> l
     if workers == 1:
         work()
         return results
-    from concurrent.futures import ThreadPoolExecutor
-
     others: list[Any] = []
-    with ThreadPoolExecutor(workers - 1) as pool:
+    with ExitStack() as pools:
         try:
-            with suppress(RuntimeError):  # there may be no more threads to have, as while the interpreter ends
+            # The system may have no more threads, and none can be started while the interpreter ends.
+            with suppress(ImportError, RuntimeError):
+                from concurrent.futures import ThreadPoolExecutor
+
+                pool = pools.enter_context(ThreadPoolExecutor(workers - 1))
                 others.extend(pool.submit(work) for _ in range(workers - 1))
             work()
         finally:

@@ -16,8 +16,6 @@ from kldiv_xp._options import Convention, Reduction
 class LossElements(torch.autograd.Function):
     """Loss of each element, for any mode of autograd and the transforms of ``torch.func``."""
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(
         x: torch.Tensor, y: torch.Tensor, computing: torch.dtype, log_target: bool, convention: Convention
@@ -28,23 +26,37 @@ class LossElements(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:  # noqa: ARG004
-        """Keep the two tensors, and nothing else."""
+        """Keep of the two tensors what the derivative needs, and nothing else."""
         x, y, *ctx.options = inputs
-        ctx.save_for_backward(x, y)
+        _save(ctx, x, y)
         ctx.save_for_forward(x, y)
         ctx.set_materialize_grads(False)  # a tangent that is missing is no array of zeros: zero times infinity is NaN
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> tuple[torch.Tensor | None, ...]:
         """Gradients, which can be differentiated again."""
-        gradients = _derivatives(ctx, ctx.needs_input_grad[:2], (*cotangents, *cotangents))
-        narrow = (g if g is None else g.to(of.dtype) for g, of in zip(gradients, ctx.saved_tensors, strict=True))
+        saved = _saved(ctx)
+        gradients = _derivatives(ctx, saved, ctx.needs_input_grad[:2], (*cotangents, *cotangents))
+        narrow = (g if g is None else g.to(of.dtype) for g, of in zip(gradients, saved, strict=True))
         return *narrow, None, None, None
+
+    @staticmethod
+    def vmap(
+        info: Any,  # noqa: ARG004
+        in_dims: tuple[int | None, ...],
+        x: torch.Tensor,
+        y: torch.Tensor,
+        *options: Any,
+    ) -> tuple[torch.Tensor, int]:
+        """Loss of each element of a batch. The rule that PyTorch generates needs both tensors kept."""
+        x, y = (a.unsqueeze(0) if dim is None else a.movedim(dim, 0) for a, dim in zip((x, y), in_dims, strict=False))
+        elements: torch.Tensor = LossElements.apply(*torch.broadcast_tensors(x, y), *options)  # type: ignore[no-untyped-call]
+        return elements, 0
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> torch.Tensor:
         """Tangent of the loss."""
-        terms = [term for term in _derivatives(ctx, (True, True), tangents) if term is not None]
+        terms = [term for term in _derivatives(ctx, ctx.saved_tensors, (True, True), tangents) if term is not None]
         tangent: torch.Tensor = sum(terms[1:], start=terms[0])
         return tangent
 
@@ -62,9 +74,7 @@ class LossInBlocks(torch.autograd.Function):
         """Loss, with the reduction in it."""
         loss: torch.Tensor
         loss, ctx.on_edge = _blocks.loss(x, y, *options, _torch)
-        # By the input the derivative is a matter of the target alone, and of the same dtype there is no need for it.
-        needs_x = ctx.needs_input_grad[1] or ctx.on_edge or x.dtype is not y.dtype
-        ctx.save_for_backward(x if needs_x else None, y)
+        _save(ctx, x, y)
         ctx.options = options
         return loss
 
@@ -72,8 +82,7 @@ class LossInBlocks(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Any) -> tuple[torch.Tensor | None, ...]:
         """Gradients: in blocks, unless they are to be differentiated or mapped."""
         (weight,) = cotangents
-        x, y = ctx.saved_tensors
-        x = y if x is None else x
+        x, y = _saved(ctx)
         reduction, log_target, convention = ctx.options
         count = _blocks.counted(x, reduction, x.numel()) or 1
         if torch.is_grad_enabled() or _torch.is_watched() or _is_mapped(weight):
@@ -98,6 +107,26 @@ class LossInBlocks(torch.autograd.Function):
         return gradient(0) if by_x else None, gradient(1) if by_y else None, None
 
 
+def _save(ctx: Any, x: torch.Tensor, y: torch.Tensor) -> None:
+    """Keep the target for the backward pass, and the input where the derivative by the target needs it.
+
+    PyTorch refuses the backward pass if something that was kept has been written to in place.
+    """
+    ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, y)
+    ctx.dtype_of_x = x.dtype
+
+
+def _saved(ctx: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Input and target; in place of an input that was not kept, another tensor of its dtype.
+
+    That tensor decides nothing: the derivative by the input is zero where the target is, edge or not.
+    """
+    x, y = ctx.saved_tensors
+    if x is None:
+        x = y if y.dtype is ctx.dtype_of_x else y.new_zeros((), dtype=ctx.dtype_of_x).expand_as(y)
+    return x, y
+
+
 def _is_mapped(x: torch.Tensor) -> bool:
     # The two of torch.autograd.grad(..., is_grads_batched=True) and of torch.func; neither is active here by then.
     functorch = torch._C._functorch
@@ -105,10 +134,13 @@ def _is_mapped(x: torch.Tensor) -> bool:
 
 
 def _derivatives(
-    ctx: Any, needed: tuple[bool, ...], weights: tuple[torch.Tensor | None, ...]
+    ctx: Any,
+    saved: tuple[torch.Tensor, torch.Tensor],
+    needed: tuple[bool, ...],
+    weights: tuple[torch.Tensor | None, ...],
 ) -> list[torch.Tensor | None]:
     computing, log_target, convention = ctx.options
-    x, y = (saved.to(computing) for saved in ctx.saved_tensors)
+    x, y = (tensor.to(computing) for tensor in saved)
     return [
         None
         if weights[argnum] is None or not needed[argnum]

@@ -19,6 +19,7 @@ class KLDivXP(LazyBlocks):
 
     needs: tuple[str, ...] = ("dask",)
     layouts = LAYOUTS
+    missing_dtypes = ()
     one_in = 6
 
     def __init__(self, convention: str, name: str = "kldiv_xp dask") -> None:

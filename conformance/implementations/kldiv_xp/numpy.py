@@ -10,7 +10,9 @@ from conformance.record import LAYOUTS, Implementation
 
 
 class KLDivXP(ClosedForm):
-    """NumPy arrays."""
+    """NumPy arrays, those of ml_dtypes.bfloat16 among them."""
+
+    missing_dtypes = ()
 
     layouts = LAYOUTS
 
