@@ -15,6 +15,10 @@ export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/build/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0
 export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES := -1
 
+# VECTORS=avx2 or VECTORS=sse4_2 hides wider vector instructions from what computes: make test VECTORS=avx2
+VECTORS ?= widest
+ON_VECTORS = $(BIN)/python -m conformance.vectors $(VECTORS) --
+
 # conformance/test_conformance.py is `make conformance` once more, as tests.
 SUITE_TESTS := $(filter-out conformance/test_conformance.py,$(wildcard conformance/test_*.py))
 
@@ -24,7 +28,7 @@ ONEFLOW_PYTHON ?= python3.10
 TORCH_1_10_PYTHON ?= python3.9
 interpreter_of = $(if $(filter oneflow,$(1)),$(ONEFLOW_PYTHON),$(if $(filter torch-1.10,$(1)),$(TORCH_1_10_PYTHON),$(PYTHON)))
 
-.PHONY: help conformance conformance-full report support support-check $(FRAMEWORKS) test test-long examples larger-than-memory benchmarks accuracy docs lint format dist corpus lock clean
+.PHONY: help conformance conformance-full report support support-check $(FRAMEWORKS) test test-processors test-long examples larger-than-memory benchmarks accuracy docs lint format dist corpus lock clean
 .DEFAULT_GOAL := help
 
 help:  ## Show these targets
@@ -32,7 +36,7 @@ help:  ## Show these targets
 	@echo "$(FRAMEWORKS): install the framework in an environment of its own, record and judge it"
 
 conformance: $(READY)  ## Hold every implementation against torch.nn.KLDivLoss
-	$(BIN)/python -m conformance --write build/conformance.html --write build/conformance.json
+	$(ON_VECTORS) $(BIN)/python -m conformance --write build/conformance.html --write build/conformance.json
 
 conformance-full: $(READY)  ## The same, with every case where an ordinary run takes a sample: hours
 	$(BIN)/python -m conformance --all --write build/conformance.html --write build/conformance.json
@@ -72,7 +76,17 @@ build/environments/%/ready: conformance/environments/%.txt
 	touch $@
 
 test: $(READY)  ## Run the tests of the library and of the suite, with coverage
-	$(BIN)/python -m pytest README.md docs src tests $(SUITE_TESTS) --numprocesses auto --maxprocesses 4 --cov --cov-report=term
+	$(ON_VECTORS) $(BIN)/python -m pytest README.md docs src tests $(SUITE_TESTS) --numprocesses auto --maxprocesses 4 --cov --cov-report=term
+
+# What depends on the last bits of a logarithm. CI runs a part of it: make test-processors SHORT=1
+VALUES := tests/test_accuracy.py tests/test_conventions.py tests/test_gradient_promise.py tests/test_loss_value.py tests/test_properties.py \
+    tests/test_sixteen_bits.py tests/test_value_and_grad.py tests/test_values.py
+VERDICTS := conformance/test_faults.py conformance/test_ledger.py conformance/test_recordings.py conformance/test_suite.py
+test-processors: $(READY)  ## Run the tests of values, corpus and ledger with all vector instructions, with AVX2, and with neither
+	for vectors in $(if $(SHORT),avx2 sse4_2,widest avx2 sse4_2); do \
+	    $(BIN)/python -m conformance.vectors $$vectors -- $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 \
+	    $(if $(SHORT),tests/test_values.py $(VERDICTS) -k 'not mutated and not another_value and not matches_what',$(VALUES) $(VERDICTS)) || exit 1; \
+	done
 
 test-long: $(READY)  ## Run the property-based tests with 20,000 examples and more
 	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest tests/test_properties.py
