@@ -213,6 +213,8 @@ class Implementation:
         Ways in which arrays of the library can lie in memory, of ``LAYOUTS``.
     mutable
         Whether arrays of the library can be written to.
+    contracts
+        Whether a product and a sum become one operation, with one rounding: on some processors compilers do that.
     """
 
     gradients_by = ""
@@ -220,6 +222,7 @@ class Implementation:
     distributed = ""
     layouts: Iterable[str] = ()
     mutable = True
+    contracts = False
 
     def __init__(
         self,

@@ -18,6 +18,9 @@ _X86 = ("x86_64", "AMD64")
 _NUMPY_KEEPS = {"avx2": ("X86_V2", "X86_V3", "AVX2", "FMA3"), "sse4_2": ("X86_V2",)}
 """What NumPy can leave out, but does not; it calls the second and the third level of x86-64 by these names."""
 
+_COMPILED = {"JAX_COMPILATION_CACHE_DIR": "build/jax", "TORCHINDUCTOR_CACHE_DIR": "build/torchinductor"}
+"""Where JAX and PyTorch keep what they compiled, as the Makefile has it."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command, and return its exit status."""
@@ -44,11 +47,7 @@ def variables(level: str) -> Mapping[str, str]:
         "OPENBLAS_CORETYPE": {"avx2": "Haswell", "sse4_2": "Nehalem"}[level],
         "XLA_FLAGS": f"{xla_flags} --xla_cpu_max_isa={level.upper()}".strip(),
         # What was compiled for wider vectors is not to be found.
-        **{
-            name: f"{os.environ[name]}-{level}"
-            for name in ("JAX_COMPILATION_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR")
-            if name in os.environ
-        },
+        **{name: f"{os.environ.get(name, default)}-{level}" for name, default in _COMPILED.items()},
     }
 
 

@@ -1,7 +1,7 @@
 """``kldiv_xp`` on JAX: eager and jitted, with its gradients by autodiff."""
 
 from collections.abc import Iterator, Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -26,6 +26,13 @@ def _evaluated(
     return value, pullback(jnp.ones_like(value) if cotangent is None else cotangent)
 
 
+@cache
+def _contracts() -> bool:
+    # The square is 1 + 2**-11 + 2**-24, whose last term is lost if the product is rounded by itself.
+    factor, rounded = jnp.float32(1 + 2**-12), jnp.float32(1 + 2**-11)
+    return bool(jax.jit(lambda a, b: a * a - b)(factor, rounded) != 0)
+
+
 class KLDivXP(Implementation):
     """JAX arrays, with 64-bit numbers enabled."""
 
@@ -36,6 +43,11 @@ class KLDivXP(Implementation):
         name = f"kldiv_xp {'jax.jit' if jit else 'jax'}{'' if platform == 'cpu' else f' {platform}'}"
         super().__init__(name, "jax", convention=convention, device=platform, compiled=jit)
         self.wrap = partial(jax.jit, static_argnums=(0, 1)) if jit else lambda function: function
+
+    @property
+    def contracts(self) -> bool:  # type: ignore[override]
+        """Whether a jitted product and difference are one operation, as they are where the processor has one."""
+        return self.compiled and _contracts()
 
     def version(self) -> str:
         """Version of JAX."""
