@@ -389,6 +389,13 @@ class TestTorch:
         x[0, 0] = -torch.inf
         assert kl_div(x, y, "sum", log_target) == torch.inf
 
+    @pytest.mark.parametrize("size", [2, 100], ids=["few", "many"])
+    def test_a_target_that_counts_as_zero_has_no_gradient_even_if_it_is_infinite(self, size: int) -> None:
+        x, y = torch.full((size, size), -1.0, requires_grad=True), torch.full((size, size), 0.5)
+        y[0, 0] = -torch.inf
+        (gradient,) = torch.autograd.grad(kl_div(x, y, "sum"), x)
+        assert torch.equal(gradient, -y.clamp(min=0.0))
+
     def test_parameters_are_taken_for_the_tensors_that_they_are(self) -> None:
         x, y = arrays(_torch, 3, 4)
         weights = torch.nn.Parameter(x)

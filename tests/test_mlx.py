@@ -95,6 +95,17 @@ def test_a_long_sum_does_not_drift(shape: tuple[int, ...]) -> None:
     exact.assert_within(np.asarray(kl_div(x, y, "sum")), wanted, bounds, "float32")
 
 
+@pytest.mark.parametrize("size", [75, 10_000])
+def test_a_mean_is_finite_where_its_sum_is_not(size: int) -> None:
+    x, y = mx.full(size, -1e37), mx.ones(size)
+    (wanted,), (within,) = (
+        exact.losses(numbers(x)[:1], np.ones(1)),
+        exact.tolerances(numbers(x)[:1], np.ones(1), np, "float32"),
+    )
+    exact.assert_within(np.asarray(kl_div(x, y)), [wanted], [within], "float32")
+    assert kl_div(x, y, "sum") == mx.inf
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_exponential_has_the_precision_and_the_range_of_its_dtype(dtype: str) -> None:
     # MLX's own is off by 32 float32 roundings at -87 and infinite above 88, in float64, too.

@@ -182,6 +182,63 @@ def test_numpy_may_be_given_a_cotangent_of_jax_and_the_other_way_round() -> None
             np.testing.assert_array_equal(gradient, [-1.0, -0.75])
 
 
+EXTREME = {
+    "float32": [
+        (1.8e-4, 88.0, 1 / 75),
+        (-1e30, -92.0, 1e-4),
+        (-3.0, -3.4e38, 65536.0),
+        (3.0, 88.0, -1e-3),
+        (0.0, 20.0, 0.0),
+    ],
+    "float64": [(1.8e-4, 705.0, 1 / 75), (-1e300, -740.0, 1e-4), (-3.0, -1.7e308, 65536.0), (3.0, 705.0, -1e-3)],
+}
+"""Inputs and log targets with a weight: a product of two of the three factors overflows, or has no digits left."""
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum"])
+@pytest.mark.parametrize("dtype", list(EXTREME))
+def test_a_finite_gradient_by_a_log_target_is_finite_on_the_way(xp: Any, dtype: str, reduction: Any) -> None:
+    for case in EXTREME[dtype]:
+        x, y, weight = (array(xp, [value], dtype) for value in case)
+        _, gradient = kl_div_value_and_grad(
+            x, y, reduction, True, argnums=1, cotangent=weight if reduction == "none" else weight[0]
+        )
+        exact_by_target(gradient, x, y, numbers(weight)[0], xp, dtype)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "batchmean"])
+@pytest.mark.parametrize(("dtype", "y"), [("float32", 88.0), ("float64", 705.0)])
+@pytest.mark.parametrize("size", [75, 5000, 200_000])
+def test_the_gradient_of_a_mean_by_a_huge_log_target_is_finite(size: int, dtype: str, y: float, reduction: Any) -> None:
+    given = [np.full(size, value, dtype) for value in (1.8e-4, y)]
+
+    def loss(x: Any, y: Any) -> Any:
+        return kl_div(x, y, reduction, True)
+
+    def closed(x: Any, y: Any) -> Any:
+        return kl_div_value_and_grad(x, y, reduction, True, argnums=1)[1]
+
+    gradients: list[Any] = [closed(*given)]
+    a, b = (torch.tensor(array) for array in given)
+    leaf = b.clone().requires_grad_()
+    gradients += [closed(a, b), torch.func.grad(loss, 1)(a, b)]
+    gradients += [torch.autograd.grad(loss(a, leaf), leaf, create_graph=again)[0] for again in (False, True)]
+    with jax.enable_x64(True):
+        pair = tuple(map(jax.numpy.asarray, given))
+        gradients += [f(*pair) for f in (closed, jax.grad(loss, 1), jax.jit(jax.grad(loss, 1)))]
+    for gradient in gradients:
+        assert np.all(numbers(gradient) == numbers(gradient)[0])
+        exact_by_target(gradient[:1], given[0][:1], given[1][:1], mpf(1) / size, np, dtype)
+
+
+def exact_by_target(gradient: Any, x: Any, y: Any, weight: Any, xp: Any, dtype: str) -> None:
+    """Fail unless the gradient by one log target is the exact one times its weight, within its tolerance."""
+    a, b = numbers(x), numbers(y)
+    (derivative,) = exact.derivatives(a, b, 1, log_target=True)
+    (within,) = exact.derivative_tolerances(a, b, 1, xp, dtype, log_target=True)
+    exact.assert_within(gradient, [derivative * weight], [within * abs(weight)], dtype)
+
+
 finite = st.floats(-100.0, 100.0, width=16)  # no product of these underflows
 
 

@@ -54,7 +54,7 @@ def gradient(
 
     def gradient_of(x: Array, y: Array, weight: Array | float) -> Array:
         y = library.cast(y, computing)
-        derivative = derivative_off_edge(x, y, argnum, weight, log_target, xp)
+        derivative = derivative_off_edge(x, y, argnum, weight, log_target, xp, eager=True)
         # By the target there may be some all the same: where a library's own xlogy gives zero.
         edge = edge_of(x, y, log_target, convention, xp) if on_edge or argnum else None
         return derivative if edge is None else xp.where(edge, 0.0, derivative)

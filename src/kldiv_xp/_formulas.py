@@ -6,6 +6,7 @@ Wherever ``y`` is an ordinary number the conventions compute the same function, 
 difference between the conventions, apart from the rounding of ``"torch"``.
 """
 
+import math
 from operator import imul, isub, mul, sub
 from typing import Any
 
@@ -16,7 +17,7 @@ Namespace = Any
 
 
 def loss_elements(x: Array, y: Array, log_target: bool, convention: Convention, xp: Namespace) -> Array:
-    """Loss of each element, with one mask; autodiff must not go through it."""
+    """Loss of each element, with one mask; neither autodiff nor a checker of NaN must go through it."""
     edge = edge_of(x, y, log_target, convention, xp)
     elements = loss_off_edge(x, y, log_target, convention, xp)
     return elements if edge is None else xp.where(edge, 0.0, elements)
@@ -26,8 +27,8 @@ def guarded_loss_elements(x: Array, y: Array, log_target: bool, convention: Conv
     """Loss of each element, of which nothing is computed on the edge.
 
     For autodiff it is not enough to mask the result: it multiplies the derivative of the branch that was not taken by
-    zero, and zero times infinity is NaN; see https://github.com/jax-ml/jax/issues/1052. And what computes later may
-    warn of the logarithm then, where no one hears it.
+    zero, and zero times infinity is NaN; see https://github.com/jax-ml/jax/issues/1052. Checkers such as
+    ``jax.debug_nans`` report a NaN before it is masked. And a lazy library warns of the logarithm when it computes.
     """
     edge = edge_of(x, y, log_target, convention, xp)
     if edge is None:
@@ -94,10 +95,28 @@ def _y_log_y(y: Array, xp: Namespace) -> Array:
 
 
 def derivative_off_edge(
-    x: Array, y: Array, argnum: int, weight: Array | float, log_target: bool, xp: Namespace
+    x: Array,
+    y: Array,
+    argnum: int,
+    weight: Array | float,
+    log_target: bool,
+    xp: Namespace,
+    *,
+    eager: bool = False,
 ) -> Array:
-    """Derivative of each element's loss, by ``x`` (0) or by ``y`` (1), times ``weight``, off the edge."""
+    """Derivative of each element's loss, by ``x`` (0) or by ``y`` (1), times ``weight``, off the edge.
+
+    Arrays that are ``eager`` have values, and are spared the last lines where nothing overflows.
+    """
     p = xp.exp(y) if log_target else y
     if argnum == 0:
         return p * -weight
-    return (p * (y - x) + p if log_target else xp.log(y) - x + 1.0) * weight
+    if not log_target:
+        return (xp.log(y) - x + 1.0) * weight
+    derivative = p * (y - x) + p
+    if eager and math.isfinite(derivative.sum().item()):
+        return derivative * weight
+    # Where that overflows, the result may be finite: the weight goes first. Elsewhere it goes last: p may be so small
+    # that a weight below 1 takes its digits, the difference so large that it overflows with a weight above 1.
+    overflows = xp.isinf(derivative)
+    return xp.where(overflows, y - x + 1.0, derivative) * weight * xp.where(overflows, p, 1.0)

@@ -2,10 +2,10 @@
 
 import sys
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
-from kldiv_xp._formulas import loss_derivative, loss_elements
+from kldiv_xp._formulas import guarded_loss_elements, loss_derivative
 from kldiv_xp._options import Convention, Reduction
 
 Array = Any
@@ -73,8 +73,11 @@ def _with_closed_form(log_target: bool, convention: Convention) -> Any:
     options: tuple[Any, ...] = (log_target, convention, jnp)
 
     @jax.custom_jvp
+    @partial(jax.jit, inline=True)  # one dispatch where it is differentiated without jit; inlined into a trace
     def elements(x: Array, y: Array) -> Array:
-        return loss_elements(x, y, *options)
+        # Guarded for checkers of NaN. Masked once more at the end, although the formula is zero there: XLA's CPU compiler
+        # joins a sum with the logarithm, but with no select, and takes 1.7 times as long if the selects come first.
+        return guarded_loss_elements(x, y, *options)
 
     def tangent_of_elements(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
         # A symbolic zero times an infinite derivative is zero.

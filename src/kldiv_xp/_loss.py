@@ -243,15 +243,15 @@ def plain_value_and_grad(
     loss = _computed(x, y, reduction, log_target, convention, xp)
     computing = computing_dtype(result_dtype(x, y, xp), xp)
     with quiet(xp):
-        wide = [xp.astype(array, computing, copy=False) for array in (x, y)]
+        wide = [_cast(array, computing, xp) for array in (x, y)]
         if not isinstance(weight, float):
-            weight = xp.astype(weight if reduction != "none" else of_equal_shape(weight, x, xp), computing, copy=False)
+            weight = _cast(weight if reduction != "none" else of_equal_shape(weight, x, xp), computing, xp)
         if 0 not in x.shape:  # there is nothing to weight otherwise
             weight = _averaged(weight, wide[0], reduction, computing, xp)
         gradients = []
         for argnum in wanted:
             gradient = loss_derivative(wide[0], wide[1], argnum, weight, log_target, convention, xp)
-            gradients.append(xp.astype(gradient, (x, y)[argnum].dtype, copy=False))
+            gradients.append(_cast(gradient, (x, y)[argnum].dtype, xp))
     return loss, gradients
 
 
@@ -262,14 +262,19 @@ def _computed(x: Any, y: Any, reduction: Reduction, log_target: bool, convention
         if _torch.is_tensor(x):
             loss = _torch.differentiable_loss_elements(x, y, computing, log_target, convention)
         else:
-            x, y = (xp.astype(array, computing, copy=False) for array in (x, y))
+            x, y = (_cast(array, computing, xp) for array in (x, y))
             loss = _elements_of(xp)(x, y, log_target, convention)
         if reduction != "none":
             total = _torch.sum(loss) if _torch.is_tensor(loss) else xp.sum(loss)
             loss = _averaged(total, loss, reduction, computing, xp)
         if computing != dtype and _torch.is_tensor(loss):
             loss = _torch.added_up(loss)
-        return xp.astype(loss, dtype, copy=False)
+        return _cast(loss, dtype, xp)
+
+
+def _cast(x: Any, dtype: Any, xp: Any) -> Any:
+    # JAX records a cast to the same dtype where it differentiates, and its checkers report what was NaN before.
+    return x if x.dtype == dtype else xp.astype(x, dtype)
 
 
 def _library_of(x: Any) -> Any:

@@ -63,7 +63,7 @@ def exp(x: Array, /) -> Array:
 
 
 def sum(x: Array, /) -> Array:
-    """Sum of all elements: on the CPU in float64 and in blocks.
+    """Sum of all elements: on the CPU in float64, of that dtype, and in blocks.
 
     MLX adds one number behind the other there, which in float32 drifts; see https://github.com/ml-explore/mlx/issues/4379.
     GPUs have no float64, and add in blocks.
@@ -73,9 +73,9 @@ def sum(x: Array, /) -> Array:
     if not _on_cpu():
         return mx.sum(x)
     if x.size <= BLOCK:
-        return mx.sum(x.astype(mx.float64)).astype(x.dtype)
+        return mx.sum(x.astype(mx.float64))
     rows = mx.pad(mx.flatten(x), (0, -x.size % BLOCK)).reshape(-1, BLOCK)
-    return mx.sum(mx.sum(rows.astype(mx.float64), axis=1)).astype(x.dtype)
+    return mx.sum(mx.sum(rows.astype(mx.float64), axis=1))
 
 
 def of_fixed_shape(x: Array) -> Array:

@@ -175,7 +175,8 @@ def loss(x: Array, y: Array, reduction: Reduction, log_target: bool, convention:
         value = total.item()
         if not math.isfinite(value):  # something may be on the edge: see _blocks
             edge = edge_of(x, y, log_target, convention, torch)
-            if edge is not None:
+            # Autograd multiplies by each probability, and zero times one of -inf is NaN.
+            if edge is not None and (not recorded or log_target or math.isfinite(y.sum().item())):
                 total = torch.where(edge, 0.0, elements).sum()
                 value = total.item()
         if math.isfinite(value):
