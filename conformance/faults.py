@@ -391,14 +391,14 @@ FAULTS: Sequence[Fault] = (
     ),
     _fault(
         "overwrites the input in the forward pass",
-        "in-a-graph",
+        "no-gradients",
         WritesGradientIntoInput,
         "linkedin/Liger-Kernel/issues/272",
         "NVIDIA/Megatron-LM/pull/1594",
     ),
     _fault(
         "overwrites the input in the backward pass",
-        "gradient-by-input-alone",
+        "upstream-gradient-uneven",
         WritesGradientIntoInputInBackward,
         "unslothai/unsloth/issues/5002",
     ),

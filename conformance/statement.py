@@ -58,10 +58,12 @@ def statement(elements: Elements, quantity: str, implementation: Implementation)
 
 def _sum(a: Statement, b: Statement) -> Statement:
     """Statement about the gradient by one array that is both arguments."""
+    nowhere = np.zeros(np.shape(a.elements), np.bool_)
+    owners = {entry: a.owners.get(entry, nowhere) | b.owners.get(entry, nowhere) for entry in {**a.owners, **b.owners}}
     return Statement(
         a.elements + b.elements,
         a.roundings + b.roundings,
-        {**a.owners, **b.owners},
+        owners,
         a.value + b.value,
         a.slack + b.slack,
     )

@@ -133,10 +133,11 @@ def _explained_by(entry: Deviation) -> Iterator[tuple[Case, str, Implementation,
     # Of all sizes, since a sum is lost over many elements alone.
     cases = [*(case for case in CORPUS.cases if case.id == evidence), *CASES]
     for quantity in entry.quantities:
+        # The gradient by one array that is both arguments has a part that is by the target.
         candidates = (
-            (case, quantity, implementation, against)
+            (case, "input" if case.call == "one array" else quantity, implementation, against)
             for case in cases
-            if quantity in case.quantities
+            if quantity in case.quantities or case.call == "one array"
             for against in REFERENCES
             for implementation in filter(entry.who, FOREIGN)
         )

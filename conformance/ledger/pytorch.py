@@ -43,7 +43,7 @@ DEVIATIONS = (
         _scales_before_dividing,
         ("target",),
         lambda e: among_probabilities(e, (e.y > 0) & (np.abs(e.y * e.weight) < e.tiny)),
-        lambda e: e.log_p + e.rounded(e.y * e.rounded(e.weight)) / e.y / e.weight - e.x,
+        lambda e: e.log_p + e.per_weight(e.rounded(e.y * e.rounded(e.weight)) / e.y) - e.x,
         "log y + 1 - x is computed as (g log y) + (g y) / y - g x, with the gradient g of the sum: where g y"
         " underflows, up to all of the 1 is lost. In float16 that is so for ordinary numbers",
         "close/1e-2/float16/target/mean",
