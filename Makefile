@@ -5,6 +5,7 @@
 
 PYTHON ?= python3
 PIP_OPTIONS ?=
+LOWEST_PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
@@ -28,7 +29,7 @@ ONEFLOW_PYTHON ?= python3.10
 TORCH_1_10_PYTHON ?= python3.9
 interpreter_of = $(if $(filter oneflow,$(1)),$(ONEFLOW_PYTHON),$(if $(filter torch-1.10,$(1)),$(TORCH_1_10_PYTHON),$(PYTHON)))
 
-.PHONY: help conformance conformance-full report support support-check $(FRAMEWORKS) test test-processors test-long examples larger-than-memory benchmarks accuracy docs lint format dist corpus lock clean
+.PHONY: help conformance conformance-full report support support-check $(FRAMEWORKS) test test-processors test-long examples larger-than-memory benchmarks accuracy docs lint format dist corpus lock lock-lowest test-lowest clean
 .DEFAULT_GOAL := help
 
 help:  ## Show these targets
@@ -91,6 +92,21 @@ test-processors: $(READY)  ## Run the tests of values, corpus and ledger with al
 test-long: $(READY)  ## Run the property-based tests with 20,000 examples and more
 	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest tests/test_properties.py
 
+# Old packages call functions that newer ones deprecate.
+test-lowest: build/lowest/ready  ## Run the tests, part of the suite, and the docs with the lowest versions that pyproject.toml allows
+	build/lowest/bin/python -m pytest README.md docs src tests $(SUITE_TESTS) --numprocesses auto --maxprocesses 4 \
+	    -W ignore::DeprecationWarning -W ignore::FutureWarning
+	build/lowest/bin/python -m conformance -g documentation -g edge
+	build/lowest/bin/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs build/lowest/docs
+
+# PyTorch goes first, as in $(VENV).
+build/lowest/ready: constraints-lowest.txt
+	@echo "setting up build/lowest: takes some minutes"
+	$(LOWEST_PYTHON) -m venv --clear build/lowest
+	build/lowest/bin/python -m pip install --quiet --disable-pip-version-check --constraint $< $(PIP_OPTIONS) torch
+	build/lowest/bin/python -m pip install --quiet --disable-pip-version-check --requirement $< --editable .
+	touch $@
+
 examples: $(READY)  ## Train a student in three frameworks, and move a PyTorch script: build/distillation.png
 	$(BIN)/python -m examples.distillation
 	$(BIN)/python -m examples.moving_from_torch
@@ -131,6 +147,15 @@ corpus: $(READY)  ## Build the corpus of the conformance suite anew
 
 lock: $(READY)  ## Pin what is installed in constraints.txt
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
+
+# The suite pins a newer PyTorch than the lowest one, hence the override. PyTorch pins its CUDA packages itself.
+lock-lowest: $(READY)  ## Pin the lowest versions that pyproject.toml allows in constraints-lowest.txt
+	mkdir -p build
+	grep --only-matching 'torch>=[0-9.]*' pyproject.toml | sort --unique > build/lowest-torch.txt
+	echo '# Written by `make lock-lowest`.' > constraints-lowest.txt
+	$(BIN)/uv pip compile --quiet --python-version 3.11 --resolution lowest-direct --extra dev \
+	    --override build/lowest-torch.txt --no-emit-package triton --no-annotate --no-header pyproject.toml \
+	    | grep --invert-match --extended-regexp '^(nvidia|cuda)-' >> constraints-lowest.txt
 
 clean:  ## Remove the environment and all that was built
 	rm -rf $(VENV) build dist

@@ -2,16 +2,23 @@
 
 import importlib.resources
 import inspect
+import itertools
 import json
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 import kldiv_xp
 import kldiv_xp.torch
 
+ROOT = Path(__file__).parents[1]
+NEED_A_DEVICE = {"cupy-cuda12x", "cupy-cuda13x", "dpnp"}
 ARRAY_LIBRARIES = ("numpy", "torch", "jax", "cupy", "dask", "array_api_strict", "ml_dtypes")
 
 
@@ -92,3 +99,17 @@ def test_function_and_gradient_take_the_same_arguments() -> None:
     assert list(of_loss) == ["input", "target", "reduction", "log_target", "convention"]
     assert list(of_gradient) == [*of_loss, "argnums", "cotangent"]
     assert [of_gradient[name] for name in of_loss] == list(of_loss.values())
+
+
+def test_every_lower_bound_is_a_version_that_make_test_lowest_runs() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    listed = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
+    requirements = [Requirement(r) for r in listed]
+    bounds = {(r.name, s.operator, Version(s.version)) for r in requirements for s in r.specifier}
+    lowest = {(name, version) for name, operator, version in bounds if operator == ">=" and name not in NEED_A_DEVICE}
+    lines = (ROOT / "constraints-lowest.txt").read_text().splitlines()
+    tested = {name: Version(version) for name, version in (line.split("==") for line in lines if "==" in line)}
+    assert {name for name, _ in lowest} <= tested.keys()
+    assert lowest == {(name, tested[name]) for name, _ in lowest}
+    # Only the suite's reference is pinned.
+    assert {name for name, operator, _ in bounds if operator != ">="} == {"torch"}
