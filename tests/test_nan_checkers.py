@@ -148,7 +148,7 @@ class TestTorch:
     @every_option
     def test_nothing_finite_is_reported(self, size: int, log_target: bool, convention: Any) -> None:
         given = [torch.tensor(a) for a in arrays(convention, log_target, size)]
-        for reduction, wanted in itertools.product(REDUCTIONS, [(True, False), (False, True), (True, True)]):
+        for reduction, wanted in itertools.product(REDUCTIONS, [(True, False), (True, True)]):
 
             def loss(x: Any, y: Any, reduction: Any = reduction) -> Any:
                 return kl_div(x, y, reduction, log_target, convention=convention)

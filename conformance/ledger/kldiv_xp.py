@@ -53,8 +53,8 @@ def _jitted(implementation: Implementation) -> bool:
     return implementation.library == "jax" and implementation.compiled
 
 
-def _jitted_expanded_formula(implementation: Implementation) -> bool:
-    return _jitted(implementation) and implementation.convention == "torch" and implementation.contracts
+def _contracted_expanded_formula(implementation: Implementation) -> bool:
+    return implementation.contracts and implementation.convention == "torch"
 
 
 def _float32_sum(e: Elements) -> bool:
@@ -75,7 +75,7 @@ DEVIATIONS = (
     ),
     Deviation(
         "contracted-product",
-        _jitted_expanded_formula,
+        _contracted_expanded_formula,
         ("loss",),
         lambda e: among_probabilities(
             e, np.isfinite(e.y) & np.isposinf(e.rounded(e.y * e.log_p)) & np.isposinf(e.rounded(e.y * e.x))

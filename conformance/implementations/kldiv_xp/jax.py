@@ -46,8 +46,11 @@ class KLDivXP(Implementation):
 
     @property
     def contracts(self) -> bool:  # type: ignore[override]
-        """Whether a jitted product and difference are one operation, as they are where the processor has one."""
-        return self.compiled and _contracts()
+        """Whether a product and a difference are one operation, as they are where the processor has one.
+
+        The loss is compiled without the caller's ``jit``, too.
+        """
+        return _contracts()
 
     def version(self) -> str:
         """Version of JAX."""

@@ -99,6 +99,8 @@ class TorchWithoutGrad(ClosedForm):
 class JAXWithoutJit(OnJAX):
     """JAX arrays, one operation behind the other."""
 
+    contracts = False
+
     def __init__(self, convention: str) -> None:
         super().__init__(convention, jit=False, platform="cpu")
         self.name = "kldiv_xp jax, disable_jit"
