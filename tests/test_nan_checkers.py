@@ -92,12 +92,18 @@ class TestJax:
             # Here the NaN of an input is reported by jnp.where, and by jnp.isinf the infinity that it compares with.
             with jax.disable_jit():
                 results.append(everything(jnp.where(jnp.isnan(x), -1.0, x), y))
+        for result in results:
+            assert all(jnp.isfinite(a).all() for a in jax.tree.leaves(result))
+
+    @every_option
+    @pytest.mark.parametrize("reduction", REDUCTIONS)
+    def test_checkify_finds_nothing(self, reduction: Any, log_target: bool, convention: Any) -> None:
+        x, y = (jnp.asarray(a) for a in arrays(convention, log_target, 20))
+        everything = self.everything(KLDivLoss(reduction, log_target, convention=convention))
         checked = checkify.checkify(everything, checkify.float_checks)
         for run in (checked, jax.jit(checked)):
             error, result = run(x, y)
             error.throw()
-            results.append(result)
-        for result in results:
             assert all(jnp.isfinite(a).all() for a in jax.tree.leaves(result))
 
     def test_a_step_of_training_is_not_reported(self) -> None:
