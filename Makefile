@@ -16,7 +16,7 @@ export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/build/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0
 export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES := -1
 
-# VECTORS=avx2 or VECTORS=sse4_2 hides wider vector instructions from what computes: make test VECTORS=avx2
+# VECTORS=avx2 or VECTORS=avx hides wider vector instructions from what computes: make test VECTORS=avx2
 VECTORS ?= widest
 ON_VECTORS = $(BIN)/python -m conformance.vectors $(VECTORS) --
 
@@ -84,7 +84,7 @@ VALUES := tests/test_accuracy.py tests/test_conventions.py tests/test_gradient_p
     tests/test_sixteen_bits.py tests/test_value_and_grad.py tests/test_values.py
 VERDICTS := conformance/test_faults.py conformance/test_ledger.py conformance/test_recordings.py conformance/test_suite.py
 test-processors: $(READY)  ## Run the tests of values, corpus and ledger with all vector instructions, with AVX2, and with neither
-	for vectors in $(if $(SHORT),avx2 sse4_2,widest avx2 sse4_2); do \
+	for vectors in $(if $(SHORT),avx2 avx,widest avx2 avx); do \
 	    $(BIN)/python -m conformance.vectors $$vectors -- $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 \
 	    $(if $(SHORT),tests/test_values.py $(VERDICTS) -k 'not mutated and not another_value and not matches_what',$(VALUES) $(VERDICTS)) || exit 1; \
 	done

@@ -10,7 +10,7 @@ import pytest
 from conformance.vectors import LEVELS, main, variables
 
 ON_X86 = platform.machine() in ("x86_64", "AMD64")
-PYTORCH = {"avx2": ("AVX2", "DEFAULT"), "sse4_2": ("DEFAULT",)}
+PYTORCH = {"avx2": ("AVX2", "DEFAULT"), "avx": ("DEFAULT",)}
 ASK = """
 import torch
 from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__

@@ -1,8 +1,9 @@
 """Run a command as on a processor without the widest vectors: ``python -m conformance.vectors avx2 -- COMMAND``.
 
 NumPy, PyTorch, XLA and OpenBLAS each have other code for other vector instructions, with other last bits. Environment
-variables hide from them what an x86 processor has: ``avx2`` leaves AVX2, ``sse4_2`` neither AVX2 nor AVX-512, and
-``widest`` everything. Code that a compiler makes here (``torch.compile``, MLX) may use more than that.
+variables hide from them what an x86 processor has: ``avx2`` leaves AVX2, ``avx`` neither AVX2 nor AVX-512, and ``widest``
+everything. Code that a compiler makes here (``torch.compile``, MLX) may use more than that. There is no level without AVX:
+XLA has no float16 there, for want of F16C (*Symbols not found: __extendhfsf2*).
 """
 
 import argparse
@@ -12,10 +13,10 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 
-LEVELS = ("widest", "avx2", "sse4_2")
+LEVELS = ("widest", "avx2", "avx")
 
 _X86 = ("x86_64", "AMD64")
-_NUMPY_KEEPS = {"avx2": ("X86_V2", "X86_V3", "AVX2", "FMA3"), "sse4_2": ("X86_V2",)}
+_NUMPY_KEEPS = {"avx2": ("X86_V2", "X86_V3", "AVX2", "FMA3"), "avx": ("X86_V2",)}
 """What NumPy can leave out, but does not; it calls the second and the third level of x86-64 by these names."""
 
 _COMPILED = {"JAX_COMPILATION_CACHE_DIR": "build/jax", "TORCHINDUCTOR_CACHE_DIR": "build/torchinductor"}
@@ -42,9 +43,9 @@ def variables(level: str) -> Mapping[str, str]:
         return {}
     xla_flags = os.environ.get("XLA_FLAGS", "")
     return {
-        "ATEN_CPU_CAPABILITY": {"avx2": "avx2", "sse4_2": "default"}[level],
+        "ATEN_CPU_CAPABILITY": {"avx2": "avx2", "avx": "default"}[level],
         "NPY_DISABLE_CPU_FEATURES": " ".join(_left_out_of_numpy(level)),
-        "OPENBLAS_CORETYPE": {"avx2": "Haswell", "sse4_2": "Nehalem"}[level],
+        "OPENBLAS_CORETYPE": {"avx2": "Haswell", "avx": "Sandybridge"}[level],
         "XLA_FLAGS": f"{xla_flags} --xla_cpu_max_isa={level.upper()}".strip(),
         # What was compiled for wider vectors is not to be found.
         **{name: f"{os.environ.get(name, default)}-{level}" for name, default in _COMPILED.items()},
