@@ -156,7 +156,7 @@ def _edge(b: Builder) -> None:
 
         # A reduction must carry one odd element just as "none" does.
         probabilities = np.asarray([[0.2, 0.3, 0.5], [0.1, 0.6, 0.3]], dtype)
-        companions = np.log(probabilities) if log_target else probabilities
+        companions = exactly(mpmath.log, probabilities).astype(dtype) if log_target else probabilities
         kind = "log" if log_target else "probability"
         for i, j in itertools.product(range(len(values)), _COMPANY_INPUTS):
             input = np.full((2, 3), -1.5, dtype)
@@ -238,6 +238,7 @@ def _add_large(b: Builder, shape: tuple[int, int], dtype: str) -> None:
 
 def _add_log_probabilities(b: Builder, name: str, dtype: str, seed: int, shape: tuple[int, ...]) -> str:
     log_sums = f"{name}/log_sums"
+    # Rounded to a unit of 1/4096, so that its last bits do not matter.
     exact = np.log(np.exp(record.logits(seed, shape) / record.LOGIT_UNIT).sum(axis=-1, keepdims=True))
     b.arrays[log_sums] = np.rint(exact * record.LOGIT_UNIT).astype(np.int32)
     return b.recipe(name, dtype, recipe="log_probabilities", seed=seed, shape=shape, log_sums=log_sums)
@@ -449,7 +450,8 @@ def _add_layouts(b: Builder, shape: Shape, make: Make, log_target: bool, reducti
 
 def _refused(b: Builder) -> None:
     """Calls outside the interface."""
-    good = b.array("refused/good", np.log(np.asarray([[0.2, 0.8], [0.5, 0.5], [0.9, 0.1]], np.float32)))
+    probabilities = np.asarray([[0.2, 0.8], [0.5, 0.5], [0.9, 0.1]], np.float32)
+    good = b.array("refused/good", exactly(mpmath.log, probabilities), "float32")
     column = b.array("refused/column", np.asarray([[0.5], [0.25], [0.25]], np.float32))
     row = b.array("refused/row", np.asarray([0.5, 0.25, 0.25], np.float32))
     wide = b.array("refused/wide", np.full((4, 5), 0.2, np.float32))

@@ -1,9 +1,10 @@
-"""Losses that are wrong as losses have been: each has a fault that users of another one reported.
+"""Losses with faults that show in how they are called; most are faults that users reported of other losses.
 
-All of them give the right values where arrays are contiguous, the upstream gradient is one, and nothing is asked twice:
-a corpus of values alone lets them pass. ``python -m conformance.faults`` says which cases catch each.
+They give the right values where arrays are few and contiguous, both arguments need a gradient, the upstream gradient is
+one, and nothing is asked twice. ``python -m conformance.faults`` says which cases catch each.
 """
 
+import argparse
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -452,6 +453,7 @@ def caught_by(fault: Fault, cases: Sequence[Case]) -> Iterator[Case]:
 
 def main() -> int:
     """Say which cases catch each fault, and return 1 if one is not caught."""
+    argparse.ArgumentParser(prog="python -m conformance.faults", description=__doc__).parse_args()
     cases = load_corpus().cases
     of_values = [case for case in cases if case.group not in ("calls", "refused")]
     of_calls = [case for case in cases if case.group == "calls"]

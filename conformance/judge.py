@@ -47,12 +47,12 @@ def judge(
     case: Case, implementation: Implementation, outcome: Outcome, reference: Implementation, expected: Outcome
 ) -> Iterator[Comparison]:
     """Verdicts on the quantities of a case; ``expected`` is the outcome of the reference."""
-    if (outcome.error or expected.error) and not (_nothing_to_judge(outcome) or _nothing_to_judge(expected)):
-        yield _judge_refusal(case, implementation, outcome, reference, expected)
-        return
     if outcome.changed:
         detail = f"the call wrote to the {' and the '.join(outcome.changed)}"
         yield Comparison(case.id, case.group, "loss", Verdict.DIFFERS, detail=detail)
+        return
+    if (outcome.error or expected.error) and not (_nothing_to_judge(outcome) or _nothing_to_judge(expected)):
+        yield _judge_refusal(case, implementation, outcome, reference, expected)
         return
     with np.errstate(all="ignore"):
         for quantity in case.quantities:

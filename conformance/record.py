@@ -115,14 +115,19 @@ class Case:
         found = {o.layout for o in operands if o is not None and o.layout != "contiguous"}
         return tuple(sorted(found))
 
-    def without_layouts(self) -> Case:
-        """The same case, whose arrays have their elements one behind the other."""
+    def simplified(self) -> Case:
+        """The same question in its simplest form: one call, on arrays whose elements lie one behind the other."""
 
         def contiguous(operand: Operand) -> Operand:
             return replace(operand, layout="contiguous")
 
-        cotangent = None if self.cotangent is None else contiguous(self.cotangent)
-        return replace(self, input=contiguous(self.input), target=contiguous(self.target), cotangent=cotangent)
+        return replace(
+            self,
+            input=contiguous(self.input),
+            target=contiguous(self.target),
+            cotangent=None if self.cotangent is None else contiguous(self.cotangent),
+            call="one array" if self.call == "one array" else "once",
+        )
 
 
 @dataclass(frozen=True)
@@ -204,7 +209,7 @@ class Implementation:
     Attributes
     ----------
     gradients_by
-        How the gradients are had, in a word or two, for the table of what is supported.
+        Source of the gradients, in a word or two, for the table of what is supported.
     lazy
         Whether nothing is computed before the caller asks.
     distributed
@@ -213,6 +218,8 @@ class Implementation:
         Ways in which arrays of the library can lie in memory, of ``LAYOUTS``.
     mutable
         Whether arrays of the library can be written to.
+    calls
+        Which of ``CALLS`` ``evaluate`` looks after by itself.
     contracts
         Whether a product and a sum become one operation, with one rounding: on some processors compilers do that.
     """
@@ -223,6 +230,7 @@ class Implementation:
     layouts: Iterable[str] = ()
     mutable = True
     contracts = False
+    calls: Iterable[str] = ()
 
     def __init__(
         self,
@@ -262,10 +270,9 @@ class Implementation:
             with np.errstate(all="ignore"):
                 return self.compute(case)
         except UnsupportedError as reason:
-            loss = None if reason.loss is None else self.result(reason.loss)
-            return Outcome(loss, unsupported=str(reason))
+            return Outcome(unsupported=str(reason))
         except Exception as error:
-            return Outcome(error=f"{type(error).__name__}: {_first_line(error)}")
+            return Outcome(error=_described(error))
 
     def compute(self, case: Case) -> Outcome:
         """Outcome of the call that the case describes."""
@@ -276,28 +283,26 @@ class Implementation:
         given = {name: self.given(operand) for name, operand in operands.items() if operand is not None}
         if case.call == "one array":
             given["target"] = given["input"]
-        loss, gradients = self.called(case, given["input"], given["target"], given.get("cotangent"))
-        absent = [name for name in case.gradients if gradients.get(name) is None]
-        return Outcome(
-            self.result(loss),
-            {name: self.result(gradients[name]) for name in case.gradients if name not in absent},
-            unsupported=f"{self.library} gives no gradient by the {absent[0]}, and no error" if absent else None,
-            changed=tuple(name for name in given if self.mutable and self._changed(given[name], operands[name])),
-        )
+        watched = [name for name in given if self.mutable and case.group != "refused"]
+        before = {name: self._bytes(given[name]) for name in watched}
+        outcome = self._outcome(case, given["input"], given["target"], given.get("cotangent"))
+        changed = tuple(name for name in watched if self._bytes(given[name]) != before[name])
+        return replace(outcome, changed=changed)
 
     def called(self, case: Case, input: Any, target: Any, cotangent: Any) -> tuple[Any, Mapping[str, Any]]:
         """Loss and gradients of the call that the case describes."""
         if case.call == "one array" and case.gradients:
             both = replace(case, gradients=("input", "target"))
             loss, gradients = self.evaluate(both, input, target, cotangent)
-            return loss, {"input": gradients["input"] + gradients["target"]}
+            parts = [gradients[name] for name in both.gradients]
+            return loss, {"input": None if any(part is None for part in parts) else parts[0] + parts[1]}
         if case.call == "twice":
             self.evaluate(case, input, target, cotangent)
         elif case.call == "others between":
             results = self.evaluate(case, input, target, cotangent)
             self.evaluate(case, target, input, cotangent)
             return results
-        elif case.call not in ("once", "one array"):
+        elif case.call not in ("once", "one array", *self.calls):
             raise UnsupportedError(f"{self.library} computes loss and gradients in one call")
         return self.evaluate(case, input, target, cotangent)
 
@@ -316,11 +321,25 @@ class Implementation:
         """
         raise NotImplementedError
 
-    def _changed(self, array: Any, operand: Operand | None) -> bool:
-        """Whether an array has other values than the operand that it was made of."""
-        if operand is None or not operand.is_array:
-            return False
-        return self.result(array).values.tobytes() != np.asarray(operand.values).tobytes()
+    def _outcome(self, case: Case, input: Any, target: Any, cotangent: Any) -> Outcome:
+        """Outcome of the call, be it an error."""
+        try:
+            loss, gradients = self.called(case, input, target, cotangent)
+            absent = [name for name in case.gradients if gradients.get(name) is None]
+            return Outcome(
+                self.result(loss),
+                {name: self.result(gradients[name]) for name in case.gradients if name not in absent},
+                unsupported=f"{self.library} gives no gradient by the {absent[0]}, and no error" if absent else None,
+            )
+        except UnsupportedError as reason:
+            loss = None if reason.loss is None else self.result(reason.loss)
+            return Outcome(loss, unsupported=str(reason))
+        except Exception as error:
+            return Outcome(error=_described(error))
+
+    def _bytes(self, array: Any) -> bytes:
+        """What an array holds, to see whether it is written to."""
+        return self.result(array).values.tobytes()
 
 
 class Taped(Implementation):
@@ -362,7 +381,9 @@ class Taped(Implementation):
         loss = function(*arguments.values())
         if case.call == "others between":
             others = function(arguments["target"], arguments["input"])
+            gradients = self._differentiated(loss, leaves, cotangent)
             self._differentiated(others, leaves, cotangent)
+            return loss, gradients
         if case.call == "changed after":
             self.overwrite(arguments["input"])
         if case.call == "backward twice":
@@ -650,8 +671,10 @@ class _Pools:
         return {dtype: np.concatenate(arrays) for dtype, arrays in self._arrays.items()}
 
 
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+def _described(error: Exception) -> str:
+    """Kind of an error, and the first line of its message."""
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {first}"
 
 
 def printable(text: str) -> str:
@@ -664,9 +687,11 @@ def _adapters(path: Path) -> list[Implementation]:
     """Implementations that the adapter in a file offers."""
     spec = importlib.util.spec_from_file_location(f"adapter_{path.stem}", str(path))
     if spec is None or spec.loader is None:
-        raise SystemExit(f"{path} is no Python file")
+        raise ImportError(f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    if not hasattr(module, "implementations"):
+        raise ImportError(f"{path} has no function implementations()")
     return list(module.implementations())
 
 
@@ -709,8 +734,12 @@ def main() -> int:
         tempfile.TemporaryFile(dir=str(options.output)).close()
     except OSError as error:
         parser.error(f"cannot write into {options.output}: {error.strerror}; --output takes a directory")
+    try:
+        implementations = _adapters(options.adapter)
+    except ImportError as error:
+        parser.error(f"{options.adapter} cannot be used here: {error}")
     recordings: dict[Path, Implementation] = {}
-    for implementation in _adapters(options.adapter):
+    for implementation in implementations:
         reason = implementation.not_run()
         if reason is not None:
             print(f"{implementation.label}: not run: {reason}", file=sys.stderr)

@@ -7,9 +7,8 @@ import sys
 
 import pytest
 
-from conformance.vectors import LEVELS, main, variables
+from conformance.vectors import LEVELS, NOT_RUN, main, missing, variables
 
-ON_X86 = platform.machine() in ("x86_64", "AMD64")
 PYTORCH = {"avx2": ("AVX2", "DEFAULT"), "avx": ("DEFAULT",)}
 ASK = """
 import torch
@@ -18,9 +17,10 @@ print(torch.backends.cpu.get_cpu_capability(), *(n for n in __cpu_dispatch__ if 
 """
 
 
-@pytest.mark.skipif(not ON_X86, reason=f"{platform.machine()} has no AVX")
 @pytest.mark.parametrize("level", PYTORCH)
 def test_numpy_and_pytorch_use_no_wider_vectors_than_the_level(level: str) -> None:
+    if (reason := missing(level)) is not None:
+        pytest.skip(reason)
     environment = os.environ | variables(level)
     done = subprocess.run([sys.executable, "-c", ASK], env=environment, check=True, capture_output=True, text=True)
     of_pytorch, *of_numpy = done.stdout.split()
@@ -36,7 +36,15 @@ def test_the_widest_level_changes_nothing() -> None:
 @pytest.mark.parametrize("level", LEVELS)
 def test_the_command_exits_as_what_it_runs(level: str) -> None:
     status = main([level, "--", sys.executable, "-c", "raise SystemExit(7)"])
-    assert status == 7 or (status == 0 and level != "widest" and not ON_X86)
+    assert status == (7 if missing(level) is None else NOT_RUN)
+
+
+def test_a_level_that_the_processor_lacks_is_no_pass(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    assert main(["avx2", "--", sys.executable, "-c", ""]) == NOT_RUN
+    assert "did not run: riscv64 has other vectors" in capsys.readouterr().out
 
 
 def test_flags_of_xla_that_are_set_stay(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,10 @@
 """Run a command as on a processor without the widest vectors: ``python -m conformance.vectors avx2 -- COMMAND``.
 
-NumPy, PyTorch, XLA and OpenBLAS each have other code for other vector instructions, with other last bits. Environment
-variables hide from them what an x86 processor has: ``avx2`` leaves AVX2, ``avx`` neither AVX2 nor AVX-512, and ``widest``
-everything. Code that a compiler makes here (``torch.compile``, MLX) may use more than that. There is no level without AVX:
-XLA has no float16 there, for want of F16C (*Symbols not found: __extendhfsf2*).
+NumPy, PyTorch, XLA and OpenBLAS each run different code for different vector instructions, with different last bits.
+Environment variables hide from them what an x86 processor has: ``avx2`` leaves AVX2, ``avx`` neither AVX2 nor AVX-512,
+and ``widest`` everything. Code that a compiler makes here (``torch.compile``, MLX) may use more than that, and so may
+Intel's MKL, which computes PyTorch's logarithm and exponential. There is no level without AVX: for want of F16C, XLA
+has no float16 there (*Symbols not found: __extendhfsf2*).
 """
 
 import argparse
@@ -12,8 +13,12 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
+from typing import Any
 
 LEVELS = ("widest", "avx2", "avx")
+NOT_RUN = 3
+"""Exit status where the processor lacks the level: neither a pass nor a failure of the command."""
 
 _X86 = ("x86_64", "AMD64")
 _NUMPY_KEEPS = {"avx2": ("X86_V2", "X86_V3", "AVX2", "FMA3"), "avx": ("X86_V2",)}
@@ -29,12 +34,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("level", choices=LEVELS, help="the widest vectors that libraries may use")
     parser.add_argument("command", nargs="+", help="what to run, behind --")
     options = parser.parse_args(arguments)
-    if options.level != "widest" and platform.machine() not in _X86:
-        print(f"{options.level}: did not run: {platform.machine()} has no such vectors")
-        return 0
+    reason = missing(options.level)
+    if reason is not None:
+        print(f"{options.level}: did not run: {reason}")
+        return NOT_RUN
     environment = os.environ | variables(options.level)
     print(f"vectors: {', '.join(_in_use(environment))}", flush=True)
     return subprocess.run(options.command, env=environment, check=False).returncode
+
+
+def missing(level: str) -> str | None:
+    """Why a level cannot be had on this processor; ``None`` if it can."""
+    if level == "widest":
+        return None
+    if platform.machine() not in _X86:
+        return f"{platform.machine()} has other vectors"
+    return None if _numpy_core().__cpu_features__.get(level.upper()) else f"this processor has no {level.upper()}"
 
 
 def variables(level: str) -> Mapping[str, str]:
@@ -53,11 +68,14 @@ def variables(level: str) -> Mapping[str, str]:
 
 
 def _left_out_of_numpy(level: str) -> Iterator[str]:
-    # The only place where NumPy says what it can leave out.
-    from numpy._core import _multiarray_umath as numpy_core  # type: ignore[attr-defined]
+    core = _numpy_core()
+    present, keeps = core.__cpu_features__, _NUMPY_KEEPS[level]
+    yield from (name for name in core.__cpu_dispatch__ if present.get(name) and name not in keeps)
 
-    present = numpy_core.__cpu_features__
-    yield from (name for name in numpy_core.__cpu_dispatch__ if present.get(name) and name not in _NUMPY_KEEPS[level])
+
+def _numpy_core() -> Any:
+    """The only place where NumPy says what the processor has, and what it can leave out."""
+    return import_module("numpy._core._multiarray_umath")
 
 
 _ASK = """

@@ -96,6 +96,17 @@ class TestJax:
             assert all(jnp.isfinite(a).all() for a in jax.tree.leaves(result))
 
     @every_option
+    @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+    def test_nothing_finite_is_reported_in_sixteen_bits(self, dtype: str, log_target: bool, convention: Any) -> None:
+        x, y = (jnp.asarray(a, dtype) for a in arrays(convention, log_target, 20))
+        x = jnp.where(jnp.isnan(x), -1.0, x)  # the cast to float32 reports the NaN of an input
+        everything = self.everything(KLDivLoss("batchmean", log_target, convention=convention))
+        with jax.debug_nans(True):
+            results = [everything(x, y), jax.jit(everything)(x, y)]
+        for result in results:
+            assert not any(jnp.isnan(a).any() for a in jax.tree.leaves(result))
+
+    @every_option
     @pytest.mark.parametrize("reduction", REDUCTIONS)
     def test_checkify_finds_nothing(self, reduction: Any, log_target: bool, convention: Any) -> None:
         x, y = (jnp.asarray(a) for a in arrays(convention, log_target, 20))

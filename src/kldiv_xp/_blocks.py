@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-from kldiv_xp._formulas import derivative_off_edge, edge_of, loss_off_edge
+from kldiv_xp._formulas import derivative_by_log_target, derivative_off_edge, edge_of, loss_off_edge
 from kldiv_xp._options import Convention, Reduction
 
 Array = Any
@@ -52,9 +52,16 @@ def gradient(
     xp, of = library.native(), (x, y)[argnum]
     computing = library.computing_dtype(library.result_dtype(x, y))
 
+    def off_edge(x: Array, y: Array, weight: Array | float) -> Array:
+        if argnum and log_target:
+            derivative = derivative_by_log_target(x, y, xp.exp(y))
+            if math.isfinite(derivative.sum().item()):  # else something overflows, which the weight may prevent
+                return derivative * weight
+        return derivative_off_edge(x, y, argnum, weight, log_target, xp)
+
     def gradient_of(x: Array, y: Array, weight: Array | float) -> Array:
         y = library.cast(y, computing)
-        derivative = derivative_off_edge(x, y, argnum, weight, log_target, xp, eager=True)
+        derivative = off_edge(x, y, weight)
         # By the target there may be some all the same: where a library's own xlogy gives zero.
         edge = edge_of(x, y, log_target, convention, xp) if on_edge or argnum else None
         return derivative if edge is None else xp.where(edge, 0.0, derivative)

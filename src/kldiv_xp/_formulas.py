@@ -6,7 +6,6 @@ Wherever ``y`` is an ordinary number the conventions compute the same function, 
 difference between the conventions, apart from the rounding of ``"torch"``.
 """
 
-import math
 from operator import imul, isub, mul, sub
 from typing import Any
 
@@ -27,8 +26,8 @@ def guarded_loss_elements(x: Array, y: Array, log_target: bool, convention: Conv
     """Loss of each element, of which nothing is computed on the edge.
 
     For autodiff it is not enough to mask the result: it multiplies the derivative of the branch that was not taken by
-    zero, and zero times infinity is NaN; see https://github.com/jax-ml/jax/issues/1052. Checkers such as
-    ``jax.debug_nans`` report a NaN before it is masked. And a lazy library warns of the logarithm when it computes.
+    zero, and zero times infinity is NaN; see https://github.com/jax-ml/jax/issues/1052. Checkers of NaN report what is
+    masked later. And a lazy library warns of the logarithm when it computes.
     """
     edge = edge_of(x, y, log_target, convention, xp)
     if edge is None:
@@ -95,28 +94,21 @@ def _y_log_y(y: Array, xp: Namespace) -> Array:
 
 
 def derivative_off_edge(
-    x: Array,
-    y: Array,
-    argnum: int,
-    weight: Array | float,
-    log_target: bool,
-    xp: Namespace,
-    *,
-    eager: bool = False,
+    x: Array, y: Array, argnum: int, weight: Array | float, log_target: bool, xp: Namespace
 ) -> Array:
-    """Derivative of each element's loss, by ``x`` (0) or by ``y`` (1), times ``weight``, off the edge.
-
-    Arrays that are ``eager`` have values, and are spared the last lines where nothing overflows.
-    """
+    """Derivative of each element's loss, by ``x`` (0) or by ``y`` (1), times ``weight``, off the edge."""
     p = xp.exp(y) if log_target else y
     if argnum == 0:
         return p * -weight
     if not log_target:
         return (xp.log(y) - x + 1.0) * weight
-    derivative = p * (y - x) + p
-    if eager and math.isfinite(derivative.sum().item()):
-        return derivative * weight
-    # Where that overflows, the result may be finite: the weight goes first. Elsewhere it goes last: p may be so small
-    # that a weight below 1 takes its digits, the difference so large that it overflows with a weight above 1.
+    # Where the derivative overflows, the result may be finite: the weight goes first. Elsewhere it goes last: p may be
+    # so small that a weight below 1 takes its digits, the difference so large that a weight above 1 makes it overflow.
+    derivative = derivative_by_log_target(x, y, p)
     overflows = xp.isinf(derivative)
     return xp.where(overflows, y - x + 1.0, derivative) * weight * xp.where(overflows, p, 1.0)
+
+
+def derivative_by_log_target(x: Array, y: Array, p: Array) -> Array:
+    """Derivative of each element's loss by ``y``, the logarithm of ``p``; without its weight it may overflow."""
+    return p * (y - x) + p

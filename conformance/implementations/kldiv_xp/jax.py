@@ -13,7 +13,7 @@ from kldiv_xp import KLDivLoss
 
 
 def _evaluated(
-    loss: KLDivLoss, wanted: tuple[str, ...], arguments: dict[str, Any], cotangent: Any
+    loss: KLDivLoss, wanted: tuple[str, ...], call: str, arguments: dict[str, Any], cotangent: Any
 ) -> tuple[Any, tuple[Any, ...]]:
     """Loss and the gradients that are wanted."""
     if not wanted:
@@ -22,8 +22,17 @@ def _evaluated(
     def of_wanted(*arrays: Any) -> Any:
         return loss(**arguments | dict(zip(wanted, arrays, strict=True)))
 
-    value, pullback = jax.vjp(of_wanted, *(arguments[name] for name in wanted))
-    return value, pullback(jnp.ones_like(value) if cotangent is None else cotangent)
+    given = [arguments[name] for name in wanted]
+    if call == "in a graph":
+        weighted = jax.grad(
+            lambda *arrays: (of_wanted(*(array * 1 for array in arrays)) * cotangent).sum(), tuple(range(len(given)))
+        )
+        return of_wanted(*given), weighted(*given)
+    value, pullback = jax.vjp(of_wanted, *given)
+    weight = jnp.ones_like(value) if cotangent is None else cotangent
+    if call == "backward twice":
+        pullback(weight)
+    return value, pullback(weight)
 
 
 @cache
@@ -38,11 +47,12 @@ class KLDivXP(Implementation):
 
     gradients_by = "autodiff"
     mutable = False
+    calls = ("in a graph", "backward twice")
 
     def __init__(self, convention: str, *, jit: bool, platform: str) -> None:
         name = f"kldiv_xp {'jax.jit' if jit else 'jax'}{'' if platform == 'cpu' else f' {platform}'}"
         super().__init__(name, "jax", convention=convention, device=platform, compiled=jit)
-        self.wrap = partial(jax.jit, static_argnums=(0, 1)) if jit else lambda function: function
+        self.wrap = partial(jax.jit, static_argnums=(0, 1, 2)) if jit else lambda function: function
 
     @property
     def contracts(self) -> bool:  # type: ignore[override]
@@ -81,7 +91,8 @@ class KLDivXP(Implementation):
         """Loss and its gradients by ``jax.vjp``."""
         loss = KLDivLoss(case.reduction, case.log_target, convention=self.convention)  # type: ignore[arg-type]
         arguments = {"input": input, "target": target}
-        value, gradients = self.wrap(_evaluated)(loss, case.gradients, arguments, cotangent)
+        call = case.call if case.call in self.calls else "once"  # so that the others are not compiled again
+        value, gradients = self.wrap(_evaluated)(loss, case.gradients, call, arguments, cotangent)
         return value, dict(zip(case.gradients, gradients, strict=True))
 
 

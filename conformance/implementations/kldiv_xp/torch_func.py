@@ -6,13 +6,14 @@ from typing import Any
 import torch
 
 from conformance.implementations.kldiv_xp.torch import KLDivXP
-from conformance.record import Case, Implementation, UnsupportedError
+from conformance.record import Case, Implementation
 
 
 class TorchFunc(KLDivXP):
     """``torch.func.vjp`` of the module."""
 
     gradients_by = "torch.func.vjp"
+    calls = ("in a graph", "backward twice")
 
     def __init__(self, convention: str) -> None:
         super().__init__(convention, compiled=False, device="cpu")
@@ -20,20 +21,26 @@ class TorchFunc(KLDivXP):
 
     def called(self, case: Case, input: Any, target: Any, cotangent: Any) -> tuple[Any, Mapping[str, Any]]:
         """Loss and its gradients, of functions of tensors that require none."""
+        return Implementation.called(self, case, input, target, cotangent)
+
+    def evaluate(self, case: Case, input: Any, target: Any, cotangent: Any) -> tuple[Any, Mapping[str, Any]]:
+        """Loss and its gradients by ``torch.func.vjp``."""
         function, arguments = self.loss(case), {"input": input, "target": target}
-        if case.call not in ("once", "backward twice"):
-            raise UnsupportedError("torch.func differentiates functions, which are called once")
         if not case.gradients:
             return function(input, target), {}
 
         def of_wanted(*wanted: Any) -> torch.Tensor:
-            return function(*(arguments | dict(zip(case.gradients, wanted, strict=True))).values())
+            if case.call == "in a graph":
+                wanted = tuple(tensor * 1 for tensor in wanted)
+            loss = function(*(arguments | dict(zip(case.gradients, wanted, strict=True))).values())
+            return loss * cotangent if case.call == "in a graph" else loss
 
         loss, pullback, *_ = torch.func.vjp(of_wanted, *(arguments[name] for name in case.gradients))
-        cotangent = torch.ones_like(loss) if cotangent is None else cotangent
+        weight = torch.ones_like(loss) if cotangent is None or case.call == "in a graph" else cotangent
         if case.call == "backward twice":
-            pullback(cotangent, retain_graph=True)
-        return loss, dict(zip(case.gradients, pullback(cotangent), strict=True))
+            pullback(weight, retain_graph=True)
+        gradients = dict(zip(case.gradients, pullback(weight), strict=True))
+        return function(input, target) if case.call == "in a graph" else loss, gradients
 
 
 def implementations(convention: str) -> Iterator[Implementation]:
