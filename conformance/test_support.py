@@ -103,3 +103,15 @@ def test_a_missing_run_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFix
         main([str(tmp_path / "README.md"), "--run", str(tmp_path / "none.json")])
     assert refused.value.code == 2
     assert "none.json: run `make conformance` first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("verdict", "status"), [(Verdict.AGREES, 0), (Verdict.DIFFERS, 1)])
+def test_the_check_passes_where_another_processor_agrees_and_fails_where_it_differs(
+    verdict: Verdict, status: int, tmp_path: Path
+) -> None:
+    readme, run = tmp_path / "README.md", tmp_path / "run.json"
+    readme.write_text(f"{BEGIN}\n{END}\n")
+    run.write_text(json.dumps(report(judgement("jax", Verdict.AGREES, Verdict.DEVIATES, Verdict.DEVIATES))))
+    assert main([str(readme), "--run", str(run)]) == 0
+    run.write_text(json.dumps(report(judgement("jax", Verdict.AGREES, verdict, Verdict.DEVIATES))))
+    assert main([str(readme), "--run", str(run), "--check"]) == status
