@@ -44,12 +44,12 @@ every_option = pytest.mark.parametrize(
 
 def arrays(convention: str, log_target: bool, size: int, dtype: str = "float32") -> tuple[Numbers, Numbers]:
     """Inputs and targets: what counts as zero beside a one-hot target and others, over and over."""
-    masked = float(np.finfo(dtype).min) / 2  # as people write it in place of -inf
+    masked = float(jnp.finfo(dtype).min) / 2  # as people write it in place of -inf
     ordinary = [(-0.5, 1.0), (-1.0, 0.5), (masked, 0.0), (-2.0, 1e-30)]
     if log_target:
         ordinary = [(-0.5, 0.0), (-1.0, -0.7), (masked, masked), (-1.0, masked), (masked, -200.0)]
     pairs = [*ordinary, *itertools.product(*EDGES.get((convention, log_target), ([], [])))]
-    x, y = np.resize(np.asarray(pairs), (size, 2)).T.astype(dtype)
+    x, y = np.resize(np.asarray(pairs), (size, 2)).T.astype(jnp.dtype(dtype))
     return x, y
 
 
@@ -98,7 +98,7 @@ class TestJax:
     @every_option
     @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
     def test_nothing_finite_is_reported_in_sixteen_bits(self, dtype: str, log_target: bool, convention: Any) -> None:
-        x, y = (jnp.asarray(a, dtype) for a in arrays(convention, log_target, 20))
+        x, y = (jnp.asarray(a) for a in arrays(convention, log_target, 20, dtype))
         x = jnp.where(jnp.isnan(x), -1.0, x)  # the cast to float32 reports the NaN of an input
         everything = self.everything(KLDivLoss("batchmean", log_target, convention=convention))
         with jax.debug_nans(True):
