@@ -44,7 +44,7 @@ every_option = pytest.mark.parametrize(
 
 def arrays(convention: str, log_target: bool, size: int, dtype: str = "float32") -> tuple[Numbers, Numbers]:
     """Inputs and targets: what counts as zero beside a one-hot target and others, over and over."""
-    masked = float(jnp.finfo(dtype).min) / 2  # as people write it in place of -inf
+    masked = float(jnp.finfo(dtype).min) / 2  # type: ignore[no-untyped-call]  # as people write it in place of -inf
     ordinary = [(-0.5, 1.0), (-1.0, 0.5), (masked, 0.0), (-2.0, 1e-30)]
     if log_target:
         ordinary = [(-0.5, 0.0), (-1.0, -0.7), (masked, masked), (-1.0, masked), (masked, -200.0)]
