@@ -29,6 +29,7 @@ def client() -> Iterator[Any]:
 @pytest.fixture
 def spread(client: Any) -> tuple[Any, Any]:
     """Input and target, of which each worker holds a part."""
+    client.wait_for_workers(2)  # a busy machine may lose one, which its nanny starts again
     values = np.random.default_rng(0).uniform(0.1, 1.0, (2, ROWS, 8))
     workers = list(client.scheduler_info()["workers"])
     arrays = []
