@@ -59,7 +59,9 @@ def variables(level: str) -> Mapping[str, str]:
     xla_flags = os.environ.get("XLA_FLAGS", "")
     return {
         "ATEN_CPU_CAPABILITY": {"avx2": "avx2", "avx": "default"}[level],
-        "NPY_DISABLE_CPU_FEATURES": " ".join(_left_out_of_numpy(level)),
+        "NPY_DISABLE_CPU_FEATURES": " ".join(
+            [os.environ.get("NPY_DISABLE_CPU_FEATURES", ""), *_left_out_of_numpy(level)]
+        ),
         "OPENBLAS_CORETYPE": {"avx2": "Haswell", "avx": "Sandybridge"}[level],
         "XLA_FLAGS": f"{xla_flags} --xla_cpu_max_isa={level.upper()}".strip(),
         # What was compiled for wider vectors is not to be found.
