@@ -14,7 +14,7 @@ from typing import Any
 import ndonnx as ndx
 import onnx
 
-from conformance.implementations import CONVENTIONS
+from conformance.implementations.kldiv_xp import CONVENTIONS
 from conformance.implementations.onnx import MODELS, Kind, kind_of
 from conformance.output import check_outputs, command, replacing
 from conformance.record import UnsupportedError, load_corpus

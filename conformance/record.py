@@ -34,6 +34,7 @@ import json
 import os
 import platform
 import re
+import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, field, replace
@@ -164,6 +165,8 @@ class Outcome:
     """Why there is no loss, or not all of the gradients, although there was no error."""
     changed: tuple[str, ...] = ()
     """Arguments that the call has written to."""
+    left_out: str | None = None
+    """Why the case was not run."""
 
     def quantity(self, name: str) -> Result | None:
         """The loss, or the gradient by the argument of this name."""
@@ -604,12 +607,14 @@ def write_recording(path: Path, implementation: Implementation, corpus: Corpus, 
             "convention": implementation.convention,
             "device": implementation.device,
             "compiled": implementation.compiled,
+            "contracts": implementation.contracts,
         },
         "environment": {
             "python": platform.python_version(),
             "numpy": np.__version__,
             "platform": f"{platform.system()} {platform.machine()}",
             "date": datetime.date.today().isoformat(),
+            **_revision(),
         },
         "outcomes": entries,
     }
@@ -628,9 +633,19 @@ def write_recording(path: Path, implementation: Implementation, corpus: Corpus, 
             temporary.unlink()
 
 
+def _revision() -> dict[str, str]:
+    """Commit of the checkout that this file is in, which is also what recordings of ``kldiv_xp`` were made of."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        text = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    return {"commit": text.decode().strip()}
+
+
 def _entry(case: Case, outcome: Outcome, pools: _Pools) -> dict[str, Any]:
     entry: dict[str, Any] = {"case": case.id}
-    for reason in ("error", "unsupported"):
+    for reason in ("error", "unsupported", "left_out"):
         text = getattr(outcome, reason)
         if text is not None:
             entry[reason] = printable(text)
@@ -695,9 +710,10 @@ def _adapters(path: Path) -> list[Implementation]:
     return list(module.implementations())
 
 
-def _outcomes(implementation: Implementation, corpus: Corpus) -> Iterator[Outcome]:
+def _outcomes(implementation: Implementation, corpus: Corpus, *, sample: bool) -> Iterator[Outcome]:
     for number, case in enumerate(corpus.cases, start=1):
-        outcome = implementation.run(case)
+        left_out = implementation.left_out(case) if sample else None
+        outcome = implementation.run(case) if left_out is None else Outcome(left_out=left_out)
         if number % 100 == 0 or number == len(corpus.cases):
             ending = "\n" if number == len(corpus.cases) else "\r"
             print(f"{implementation.label}: {number} of {len(corpus.cases)} cases", end=ending, file=sys.stderr)
@@ -720,6 +736,8 @@ def main() -> int:
     parser.add_argument("adapter", type=Path, help="Python file with a function implementations()")
     parser.add_argument("--corpus", type=Path, default=CORPUS, help="default: corpus.npz beside this program")
     parser.add_argument("--output", type=Path, default=Path(), help="directory for the recordings; default: this one")
+    parser.add_argument("-i", "--implementation", metavar="TEXT", default="", help="only those with TEXT in their name")
+    parser.add_argument("--sample", action="store_true", help="leave out what an ordinary run of the suite leaves out")
     options = parser.parse_args()
     for given in (options.adapter, options.corpus):
         if not given.is_file():
@@ -735,9 +753,11 @@ def main() -> int:
     except OSError as error:
         parser.error(f"cannot write into {options.output}: {error.strerror}; --output takes a directory")
     try:
-        implementations = _adapters(options.adapter)
+        implementations = [i for i in _adapters(options.adapter) if options.implementation in i.label]
     except ImportError as error:
         parser.error(f"{options.adapter} cannot be used here: {error}")
+    if not implementations:
+        parser.error(f"{options.adapter} has no implementation with {options.implementation!r} in its name")
     recordings: dict[Path, Implementation] = {}
     for implementation in implementations:
         reason = implementation.not_run()
@@ -753,7 +773,7 @@ def main() -> int:
         recordings[path] = implementation
     for path, implementation in recordings.items():
         try:
-            write_recording(path, implementation, corpus, _outcomes(implementation, corpus))
+            write_recording(path, implementation, corpus, _outcomes(implementation, corpus, sample=options.sample))
         except OSError as error:
             print(f"error: cannot write {path}: {error.strerror or error}", file=sys.stderr)
             return 2

@@ -55,6 +55,7 @@ class _Identity(_Strict):
     convention: Literal["oneflow", "torch", "limit"] | None
     device: Name
     compiled: bool
+    contracts: bool = False
 
 
 class _Result(_Strict):
@@ -68,6 +69,7 @@ class _Entry(_Strict):
     results: dict[str, _Result] = {}
     error: Text | None = None
     unsupported: Text | None = None
+    left_out: Text | None = None
     changed: Annotated[list[Literal["input", "target", "cotangent"]], msgspec.Meta(max_length=3)] = []
 
 
@@ -97,6 +99,7 @@ class Recorded(Implementation):
             compiled=identity.compiled,
         )
         self._version, self._outcomes = identity.version, outcomes
+        self.contracts = identity.contracts
         # A recording may claim to be live, too.
         self.environment = {**environment, "source": "recorded", "file": printable(path.name)}
         self.suffix = ""
@@ -110,6 +113,12 @@ class Recorded(Implementation):
     def label(self) -> str:
         """Unique name; with that of the file, unless the recording is one of the suite's own."""
         return f"{super().label}{self.suffix}"
+
+    def standing_in_for(self, implementation: Implementation) -> "Recorded":
+        """Take over what an implementation that cannot run here says of itself."""
+        self.gradients_by, self.lazy = implementation.gradients_by, implementation.lazy
+        self.distributed = implementation.distributed
+        return self
 
     def version(self) -> str:
         """Version of the library that computed."""
@@ -205,7 +214,7 @@ def _refuse_unprintable(manifest: _Manifest) -> None:
     """A terminal obeys control characters, and XML has none."""
     identity, environment = msgspec.structs.asdict(manifest.implementation), manifest.environment
     texts = [*identity.values(), *environment, *environment.values()]
-    texts += [text for entry in manifest.outcomes for text in (entry.error, entry.unsupported)]
+    texts += [text for entry in manifest.outcomes for text in (entry.error, entry.unsupported, entry.left_out)]
     for text in texts:
         if isinstance(text, str) and not text.isprintable():
             raise RecordingError(f"has unprintable characters in {text!r}; {_AGAIN}")
@@ -237,11 +246,12 @@ def _read_array(name: str, content: bytes, dtype: str) -> Values:
 
 
 def _outcome(case: Case, entry: _Entry, pools: Mapping[str, Values]) -> Outcome:
-    if (entry.error is None) != bool(entry.results or entry.unsupported):
+    ways = (entry.results or entry.unsupported, entry.error is not None, entry.left_out is not None)
+    if sum(map(bool, ways)) != 1:
         raise RecordingError(f"has not either results or an error for {case.id}; {_AGAIN}")
     results = {name: _result(case, name, result, pools) for name, result in entry.results.items()}
     loss = results.pop("loss", None)
-    return Outcome(loss, results, entry.error, entry.unsupported, tuple(entry.changed))
+    return Outcome(loss, results, entry.error, entry.unsupported, tuple(entry.changed), entry.left_out)
 
 
 def _result(case: Case, quantity: str, result: _Result, pools: Mapping[str, Values]) -> Result:

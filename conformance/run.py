@@ -127,15 +127,16 @@ def judge_implementation(
     grids: dict[str, Mapping[str, Values]] = {}
     for number, case in enumerate(cases, start=1):
         left_out = None if everything else implementation.left_out(case)
-        if left_out is None:
-            outcome = implementation.run(case)
-            comparisons += judge(case, implementation, outcome, against, expected_outcome(against, case))
+        outcome = implementation.run(case) if left_out is None else Outcome(left_out=left_out)
+        expected = outcome if outcome.left_out else expected_outcome(against, case)
+        if expected.left_out:
+            comparisons += [
+                Comparison(case.id, case.group, q, Verdict.NOT_RUN, detail=expected.left_out) for q in case.quantities
+            ]
+        else:
+            comparisons += judge(case, implementation, outcome, against, expected)
             if is_grid(case):
                 grids[case.id] = grid(case, outcome)
-        else:
-            comparisons += [
-                Comparison(case.id, case.group, q, Verdict.NOT_RUN, detail=left_out) for q in case.quantities
-            ]
         if number % TICK == 0 or number == len(cases):
             progress(TICK if number % TICK == 0 else number % TICK)
     version = f"{implementation.library} {implementation.version()}"

@@ -9,7 +9,7 @@ import pytest
 
 from conformance import record
 from conformance.elements import Elements
-from conformance.implementations import CONVENTIONS, RECORDINGS, reference, scipy
+from conformance.implementations import RECORDINGS, reference, scipy
 from conformance.implementations.kldiv_xp import numpy as kldiv_xp_numpy
 from conformance.judge import Verdict, judge
 from conformance.ledger import DEVIATIONS, Deviation
@@ -27,8 +27,7 @@ LARGEST = 5_000
 def _implementations() -> Iterator[Implementation]:
     yield from (read_recording(path, CORPUS) for path in sorted(RECORDINGS.glob("*.npz")))
     yield from scipy.implementations()
-    for convention in CONVENTIONS:
-        yield from kldiv_xp_numpy.implementations(convention)
+    yield from kldiv_xp_numpy.implementations()
 
 
 IMPLEMENTATIONS = {implementation.label: implementation for implementation in _implementations()}

@@ -11,8 +11,8 @@ import pytest
 from conformance import record
 from conformance.build_corpus import build, save
 from conformance.elements import Elements
-from conformance.implementations import CONVENTIONS, reference, torch
-from conformance.implementations.kldiv_xp import numpy, paths
+from conformance.implementations import reference, torch
+from conformance.implementations.kldiv_xp import CONVENTIONS, numpy, paths
 from conformance.implementations.kldiv_xp.sample import left_out_of_sample
 from conformance.judge import Comparison, Verdict, judge
 from conformance.ledger import ENTRIES

@@ -4,53 +4,19 @@ What is light runs here. What needs an environment of its own (OneFlow, an old P
 for every new shape), was run by ``conformance/record.py``, and its recording lies in ``conformance/recordings``.
 """
 
+import pkgutil
+from collections.abc import Iterator
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
-from conformance.implementations import scipy, torch
-from conformance.implementations.kldiv_xp import (
-    array_api_strict,
-    cubed,
-    cupy,
-    dask,
-    dpnp,
-    jax,
-    jax_sharded,
-    mlx,
-    ndonnx,
-    numpy,
-    paths,
-    sparse,
-    torch_dtensor,
-    torch_export,
-    torch_func,
-)
-from conformance.implementations.kldiv_xp import torch as kldiv_xp_torch
+from conformance.implementations import kldiv_xp, torch
 from conformance.record import Implementation, load_corpus
 from conformance.recording import read_recording
 
-CONVENTIONS = ("oneflow", "torch", "limit")
 RECORDINGS = Path(__file__).parents[1] / "recordings"
-
-_KLDIV_XP = (
-    numpy,
-    array_api_strict,
-    jax,
-    jax_sharded,
-    kldiv_xp_torch,
-    torch_func,
-    torch_export,
-    torch_dtensor,
-    mlx,
-    dask,
-    cubed,
-    ndonnx,
-    sparse,
-    dpnp,
-    cupy,
-    paths,
-)
-_FOREIGN = (torch, scipy)
+RUN_HERE = ("torch", "scipy")
+"""Foreign implementations that are run, by their files."""
 
 
 def reference() -> Implementation:
@@ -61,9 +27,22 @@ def reference() -> Implementation:
 @cache
 def every_implementation() -> tuple[Implementation, ...]:
     """What is installed and what was recorded; what cannot run here is taken from a recording, if there is one."""
-    installed = [i for convention in CONVENTIONS for module in _KLDIV_XP for i in module.implementations(convention)]
-    installed += [i for module in _FOREIGN for i in module.implementations()]
+    files = [f"kldiv_xp.{module.name}" for module in pkgutil.iter_modules(kldiv_xp.__path__)]
+    installed = sorted(
+        (i for file in files for i in _of_file(file)), key=lambda i: kldiv_xp.CONVENTIONS.index(str(i.convention))
+    )
+    installed += [i for file in RUN_HERE for i in _of_file(file)]
     corpus = load_corpus()
-    recorded = {i.label: i for i in (read_recording(path, corpus) for path in sorted(RECORDINGS.glob("*.npz")))}
-    here = [recorded.pop(i.label, i) if i.not_run() else i for i in installed]
-    return (*here, *(i for label, i in recorded.items() if label not in {i.label for i in here}))
+    recordings = (read_recording(path, corpus) for path in sorted(RECORDINGS.glob("*.npz")))
+    recorded = {recording.label: recording for recording in recordings}
+    for number, implementation in enumerate(installed):
+        if implementation.label in recorded and implementation.not_run():
+            installed[number] = recorded.pop(implementation.label).standing_in_for(implementation)
+    known = {implementation.label for implementation in installed}
+    return (*installed, *(i for label, i in recorded.items() if label not in known))
+
+
+def _of_file(file: str) -> Iterator[Implementation]:
+    """Implementations of an adapter; none of a file that several adapters share."""
+    module = import_module(f"{__name__}.{file}")
+    yield from getattr(module, "implementations", tuple)()

@@ -7,7 +7,7 @@ from typing import get_args
 import numpy as np
 
 from conformance.elements import Elements
-from conformance.ledger.entry import Deviation, Refusal, among_probabilities, zero
+from conformance.ledger.entry import Deviation, Mask, Refusal, among_probabilities, zero
 from conformance.record import Case, Implementation
 from kldiv_xp._options import Reduction
 
@@ -49,6 +49,11 @@ def _xla_on_cpu(implementation: Implementation) -> bool:
     return implementation.library in ("jax", "optax") and implementation.device == "cpu"
 
 
+def _subnormal(e: Elements) -> Mask:
+    mask: Mask = e.subnormal(e.p) | e.subnormal(e.p * e.weight) | e.subnormal(e.formula("loss"))
+    return mask
+
+
 def _jitted(implementation: Implementation) -> bool:
     return implementation.library == "jax" and implementation.compiled
 
@@ -66,12 +71,23 @@ DEVIATIONS = (
         "subnormals-are-zero",
         _xla_on_cpu,
         ("loss", "input", "target"),
-        lambda e: e.subnormal(e.p) | e.subnormal(e.p * e.weight) | e.subnormal(e.formula("loss")),
+        _subnormal,
         None,
         "XLA lets the CPU take subnormal numbers for zero, as arguments and as results; a target of zero is then judged"
         " by the convention",
         "edge/grid/float32/target/none at y = 1.4e-45; https://github.com/jax-ml/jax/issues/16200",
         sees=Elements.with_flush,
+    ),
+    Deviation(
+        "float32-subnormals-are-zero",
+        lambda i: i.library == "cupy",
+        ("loss", "input", "target"),
+        lambda e: (e.dtype != "float64") & _subnormal(e),
+        None,
+        "CuPy compiles its kernels with -ftz=true, which takes float32's subnormal numbers for zero; a target of zero is"
+        " then judged by the convention",
+        "edge/grid/float32/target/none at y = 1.4e-45; https://github.com/cupy/cupy/issues/8382",
+        sees=lambda e: e if e.dtype == "float64" else e.with_flush(),
     ),
     Deviation(
         "contracted-product",
@@ -81,8 +97,8 @@ DEVIATIONS = (
             e, np.isfinite(e.y) & np.isposinf(e.rounded(e.y * e.log_p)) & np.isposinf(e.rounded(e.y * e.x))
         ),
         lambda _: -np.inf,
-        "where the processor can, XLA fuses a product and a difference into one operation, so that y log y of a huge"
-        " target does not overflow",
+        "where the processor can, XLA and Triton fuse a product and a difference into one operation, so that one of"
+        " y log y and y x does not overflow for a huge target",
         "edge/grid/float32/target/none at y = 2.1e37, x = 1e4",
     ),
     Deviation(

@@ -16,6 +16,10 @@ DType = Any
 FEW = 2**12
 """Elements that are evaluated at once."""
 
+# Devices that torch.is_autocast_enabled refuses. torch.amp.is_autocast_available, which says so, cannot be traced by
+# torch.compile before PyTorch 2.12.
+_WITHOUT_AUTOCAST = ("meta", "lazy", "vulkan")
+
 
 def is_tensor(x: object) -> bool:
     # Of what torch.compile reads, nothing may ask sys.modules: it would look at all of them, and some import others
@@ -52,7 +56,7 @@ def result_dtype(input: Any, target: Any) -> Any:
     # Not torch.result_type, which torch.compile cannot trace with dynamic shapes.
     dtype = torch.promote_types(input.dtype, target.dtype)
     kind = input.device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+    if kind not in _WITHOUT_AUTOCAST and torch.is_autocast_enabled(kind):
         dtype = torch.promote_types(dtype, torch.float32)
     return dtype
 

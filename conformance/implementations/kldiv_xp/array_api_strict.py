@@ -6,6 +6,7 @@ from typing import Any
 import array_api_strict as xp
 import numpy as np
 
+from conformance.implementations.kldiv_xp import CONVENTIONS
 from conformance.implementations.kldiv_xp.closed_form import ClosedForm
 from conformance.record import LAYOUTS, Case, Implementation, Outcome, Result, as_result
 
@@ -33,6 +34,7 @@ class KLDivXP(ClosedForm):
             return super().compute(case)
 
 
-def implementations(convention: str) -> Iterator[Implementation]:
+def implementations() -> Iterator[Implementation]:
     """Arrays of array-api-strict."""
-    yield KLDivXP(convention)
+    for convention in CONVENTIONS:
+        yield KLDivXP(convention)

@@ -6,6 +6,7 @@ from multiprocessing.util import Finalize
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from conformance.implementations.kldiv_xp import CONVENTIONS
 from conformance.implementations.kldiv_xp.blocks import LazyBlocks, in_two
 from conformance.implementations.kldiv_xp.sample import left_out_of_sample
 from conformance.record import Case, Implementation, Operand
@@ -54,6 +55,7 @@ def _spec() -> Any:
     return cubed.Spec(directory.name, allowed_mem="1GB", executor_name="single-threaded")
 
 
-def implementations(convention: str) -> Iterator[Implementation]:
+def implementations() -> Iterator[Implementation]:
     """Cubed arrays."""
-    yield KLDivXP(convention)
+    for convention in CONVENTIONS:
+        yield KLDivXP(convention)

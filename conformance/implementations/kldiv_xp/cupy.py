@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from conformance.implementations.kldiv_xp import CONVENTIONS
 from conformance.implementations.kldiv_xp.closed_form import ClosedForm
 from conformance.record import Implementation, Result, as_result
 
@@ -41,6 +42,7 @@ class KLDivXP(ClosedForm):
         return as_result(array.get(), array.dtype)
 
 
-def implementations(convention: str) -> Iterator[Implementation]:
+def implementations() -> Iterator[Implementation]:
     """CuPy arrays."""
-    yield KLDivXP(convention)
+    for convention in CONVENTIONS:
+        yield KLDivXP(convention)

@@ -7,6 +7,7 @@ from importlib import import_module
 from multiprocessing.util import Finalize
 from typing import Any
 
+from conformance.implementations.kldiv_xp import CONVENTIONS
 from conformance.implementations.kldiv_xp.blocks import LazyBlocks, in_two
 from conformance.implementations.kldiv_xp.sample import left_out_of_sample
 from conformance.record import LAYOUTS, Case, Implementation, Operand
@@ -83,7 +84,8 @@ def _untyped(package: str) -> Any:
     return import_module(package)
 
 
-def implementations(convention: str) -> Iterator[Implementation]:
+def implementations() -> Iterator[Implementation]:
     """In this process, and on a cluster."""
-    yield KLDivXP(convention)
-    yield Distributed(convention)
+    for convention in CONVENTIONS:
+        yield KLDivXP(convention)
+        yield Distributed(convention)

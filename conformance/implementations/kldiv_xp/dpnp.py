@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from conformance.implementations.kldiv_xp import CONVENTIONS
 from conformance.implementations.kldiv_xp.closed_form import ClosedForm
 from conformance.record import Implementation, Result, as_result
 
@@ -34,6 +35,7 @@ class KLDivXP(ClosedForm):
         return as_result(array.asnumpy(), array.dtype)
 
 
-def implementations(convention: str) -> Iterator[Implementation]:
+def implementations() -> Iterator[Implementation]:
     """Arrays on the default device."""
-    yield KLDivXP(convention)
+    for convention in CONVENTIONS:
+        yield KLDivXP(convention)

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from conformance.implementations.kldiv_xp import CONVENTIONS
 from conformance.implementations.kldiv_xp.jax import KLDivXP
 from conformance.implementations.kldiv_xp.sample import left_out_of_sample
 from conformance.record import Case, Implementation, Operand
@@ -58,6 +59,7 @@ class Sharded(KLDivXP):
         return jax.device_put(array, NamedSharding(mesh(), partition(array.shape))) if operand.is_array else array
 
 
-def implementations(convention: str) -> Iterator[Implementation]:
+def implementations() -> Iterator[Implementation]:
     """Over eight devices."""
-    yield Sharded(convention)
+    for convention in CONVENTIONS:
+        yield Sharded(convention)

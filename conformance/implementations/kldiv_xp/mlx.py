@@ -7,6 +7,7 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
+from conformance.implementations.kldiv_xp import CONVENTIONS
 from conformance.implementations.kldiv_xp.sample import left_out_of_sample
 from conformance.record import LAYOUTS, Case, Implementation, Operand, Outcome, Result, as_result, storage
 from kldiv_xp import KLDivLoss
@@ -100,7 +101,8 @@ def _compiled(loss: KLDivLoss, wanted: tuple[str, ...]) -> Callable[..., Any]:
     return compiled
 
 
-def implementations(convention: str) -> Iterator[Implementation]:
+def implementations() -> Iterator[Implementation]:
     """Eager and compiled."""
-    yield KLDivXP(convention, compiled=False)
-    yield KLDivXP(convention, compiled=True)
+    for convention in CONVENTIONS:
+        yield KLDivXP(convention, compiled=False)
+        yield KLDivXP(convention, compiled=True)

@@ -5,6 +5,7 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
+from conformance.implementations.kldiv_xp import CONVENTIONS
 from conformance.implementations.kldiv_xp.closed_form import ClosedForm
 from conformance.implementations.kldiv_xp.sample import left_out_of_sample
 from conformance.implementations.onnx import ONNX, Kind, session_of
@@ -59,7 +60,8 @@ def _session_of_trace(convention: str, kind: Kind) -> Any:
     return session_of(model(convention, kind).SerializeToString())
 
 
-def implementations(convention: str) -> Iterator[Implementation]:
+def implementations() -> Iterator[Implementation]:
     """On values, and traced."""
-    yield KLDivXP(convention)
-    yield Exported(convention)
+    for convention in CONVENTIONS:
+        yield KLDivXP(convention)
+        yield Exported(convention)

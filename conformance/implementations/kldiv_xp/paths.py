@@ -8,6 +8,7 @@ from unittest.mock import patch
 import array_api_compat.torch
 import jax
 
+from conformance.implementations.kldiv_xp import CONVENTIONS
 from conformance.implementations.kldiv_xp import numpy as on_numpy
 from conformance.implementations.kldiv_xp import torch as on_torch
 from conformance.implementations.kldiv_xp.closed_form import ClosedForm
@@ -115,10 +116,11 @@ class JAXWithoutJit(OnJAX):
             return super().compute(case)
 
 
-def implementations(convention: str) -> Iterator[Implementation]:
+def implementations() -> Iterator[Implementation]:
     """Each library whose arrays take a path of their own."""
-    for library in (NumPy, Torch):
-        yield library(convention, "plain", plain)
-        yield library(convention, "small blocks", in_few_elements)
-    yield TorchWithoutGrad(convention)
-    yield JAXWithoutJit(convention)
+    for convention in CONVENTIONS:
+        for library in (NumPy, Torch):
+            yield library(convention, "plain", plain)
+            yield library(convention, "small blocks", in_few_elements)
+        yield TorchWithoutGrad(convention)
+        yield JAXWithoutJit(convention)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from conformance.implementations.kldiv_xp import CONVENTIONS
 from conformance.implementations.kldiv_xp.closed_form import ClosedForm
 from conformance.implementations.kldiv_xp.sample import left_out_of_sample
 from conformance.record import Case, Implementation, Result, as_result
@@ -32,6 +33,7 @@ class KLDivXP(ClosedForm):
         return as_result(array.todense(), array.dtype)
 
 
-def implementations(convention: str) -> Iterator[Implementation]:
+def implementations() -> Iterator[Implementation]:
     """Arrays in coordinate format."""
-    yield KLDivXP(convention)
+    for convention in CONVENTIONS:
+        yield KLDivXP(convention)

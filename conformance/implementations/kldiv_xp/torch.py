@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch._dynamo
 
+from conformance.implementations.kldiv_xp import CONVENTIONS
 from conformance.implementations.kldiv_xp.sample import left_out_of_sample
 from conformance.implementations.torch import TorchTensors
 from conformance.record import Case, Implementation
@@ -22,6 +23,11 @@ class KLDivXP(TorchTensors):
     def __init__(self, convention: str, *, compiled: bool, device: str) -> None:
         name = f"kldiv_xp {'torch.compile' if compiled else 'torch'}"
         super().__init__(name, device=device, convention=convention, compiled=compiled)
+
+    @property
+    def contracts(self) -> bool:  # type: ignore[override]
+        """Whether the compiler makes one operation of a product and a difference."""
+        return self.compiled and self.not_run() is None and _contracts(self.device)
 
     def not_run(self) -> str | None:
         """Reason if there is no device, or no compiler where one is needed."""
@@ -50,6 +56,14 @@ class KLDivXP(TorchTensors):
 
 
 @cache
+def _contracts(device: str) -> bool:
+    # The square is 1 + 2**-11 + 2**-24, whose last term is lost if the product is rounded by itself.
+    factor, rounded = torch.tensor([1 + 2**-12, 1 + 2**-11], device=device)
+    compiled = torch.compile(lambda a, b: a * a - b)
+    return bool(compiled(factor, rounded) != 0)
+
+
+@cache
 def _module(
     reduction: Any, log_target: bool, convention: Any, compiled: bool, fullgraph: bool
 ) -> Callable[[Any, Any], torch.Tensor]:
@@ -63,8 +77,9 @@ def _worth_compiling(case: Case) -> bool:
     return case.reduction in ("none", "batchmean") and "temperature-0.25/float" in case.id
 
 
-def implementations(convention: str) -> Iterator[Implementation]:
+def implementations() -> Iterator[Implementation]:
     """Eager and compiled, on each kind of device."""
-    for device in ("cpu", "cuda"):
-        yield KLDivXP(convention, compiled=False, device=device)
-        yield KLDivXP(convention, compiled=True, device=device)
+    for convention in CONVENTIONS:
+        for device in ("cpu", "cuda"):
+            yield KLDivXP(convention, compiled=False, device=device)
+            yield KLDivXP(convention, compiled=True, device=device)

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from conformance.implementations.kldiv_xp import CONVENTIONS
 from conformance.implementations.kldiv_xp.sample import left_out_of_sample
 from conformance.implementations.kldiv_xp.torch import KLDivXP
 from conformance.record import Case, Implementation, Outcome
@@ -104,6 +105,7 @@ def _join(rank: int, store: Any) -> None:
     dist.init_process_group("gloo", store=store, rank=rank, world_size=PROCESSES, timeout=PATIENCE)
 
 
-def implementations(convention: str) -> Iterator[Implementation]:
+def implementations() -> Iterator[Implementation]:
     """Two processes of one machine."""
-    yield TorchDTensor(convention)
+    for convention in CONVENTIONS:
+        yield TorchDTensor(convention)

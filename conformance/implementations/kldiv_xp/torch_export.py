@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from conformance.implementations.kldiv_xp import CONVENTIONS
 from conformance.implementations.kldiv_xp.sample import left_out_of_sample
 from conformance.implementations.kldiv_xp.torch import KLDivXP
 from conformance.record import Case, Implementation
@@ -33,6 +34,7 @@ class TorchExport(KLDivXP):
         return exported
 
 
-def implementations(convention: str) -> Iterator[Implementation]:
+def implementations() -> Iterator[Implementation]:
     """On the CPU."""
-    yield TorchExport(convention)
+    for convention in CONVENTIONS:
+        yield TorchExport(convention)

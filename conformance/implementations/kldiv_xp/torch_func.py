@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from conformance.implementations.kldiv_xp import CONVENTIONS
 from conformance.implementations.kldiv_xp.torch import KLDivXP
 from conformance.record import Case, Implementation
 
@@ -43,6 +44,7 @@ class TorchFunc(KLDivXP):
         return function(input, target) if case.call == "in a graph" else loss, gradients
 
 
-def implementations(convention: str) -> Iterator[Implementation]:
+def implementations() -> Iterator[Implementation]:
     """Eager, on the CPU."""
-    yield TorchFunc(convention)
+    for convention in CONVENTIONS:
+        yield TorchFunc(convention)
