@@ -58,8 +58,13 @@ def _jitted(implementation: Implementation) -> bool:
     return implementation.library == "jax" and implementation.compiled
 
 
-def _contracted_expanded_formula(implementation: Implementation) -> bool:
-    return implementation.contracts and implementation.convention == "torch"
+def _contracted_formula(library: str) -> Callable[[Implementation], bool]:
+    return lambda i: i.contracts and i.convention == "torch" and i.library == library
+
+
+def _two_infinite_products(e: Elements) -> Mask:
+    both = np.isposinf(e.rounded(e.y * e.log_p)) & np.isposinf(e.rounded(e.y * e.x))
+    return among_probabilities(e, np.isfinite(e.y) & both)
 
 
 def _float32_sum(e: Elements) -> bool:
@@ -84,21 +89,29 @@ DEVIATIONS = (
         ("loss", "input", "target"),
         lambda e: (e.dtype != "float64") & _subnormal(e),
         None,
-        "CuPy compiles its kernels with -ftz=true, which takes float32's subnormal numbers for zero; a target of zero is"
+        "CuPy compiles its kernels with -ftz=true, which takes float32's subnormal numbers for zero; a zero target is"
         " then judged by the convention",
         "edge/grid/float32/target/none at y = 1.4e-45; https://github.com/cupy/cupy/issues/8382",
         sees=lambda e: e if e.dtype == "float64" else e.with_flush(),
     ),
     Deviation(
         "contracted-product",
-        _contracted_expanded_formula,
+        _contracted_formula("jax"),
         ("loss",),
-        lambda e: among_probabilities(
-            e, np.isfinite(e.y) & np.isposinf(e.rounded(e.y * e.log_p)) & np.isposinf(e.rounded(e.y * e.x))
-        ),
+        _two_infinite_products,
         lambda _: -np.inf,
-        "where the processor can, XLA and Triton fuse a product and a difference into one operation, so that one of"
-        " y log y and y x does not overflow for a huge target",
+        "where the processor can, XLA fuses the product y log y with the difference, so that y log y of a huge target does"
+        " not overflow, and y x does",
+        "edge/grid/float32/target/none at y = 2.1e37, x = 1e4",
+    ),
+    Deviation(
+        "contracted-product-of-the-input",
+        _contracted_formula("torch"),
+        ("loss",),
+        _two_infinite_products,
+        lambda _: np.inf,
+        "Triton fuses the product y x with the difference, so that y x of a huge target does not overflow, and y log y"
+        " does",
         "edge/grid/float32/target/none at y = 2.1e37, x = 1e4",
     ),
     Deviation(
