@@ -344,8 +344,9 @@ KINDS: dict[str, Callable[[Case], object]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_sample_has_of_each_group_a_case_of_each_kind(kind: str) -> None:
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_a_sample_has_of_each_group_a_case_of_each_kind(kind: str, convention: str) -> None:
     cases = record.load_corpus().cases
-    taken = [case for case in cases if left_out_of_sample(case, one_in=2**40) is None]
+    taken = [case for case in cases if left_out_of_sample(case, 2**40, convention) is None]
     assert {(c.group, KINDS[kind](c)) for c in taken} == {(c.group, KINDS[kind](c)) for c in cases}
     assert len(taken) < len(cases) / 10

@@ -100,8 +100,8 @@ DEVIATIONS = (
         ("loss",),
         _two_infinite_products,
         lambda _: -np.inf,
-        "where the processor can, XLA fuses the product y log y with the difference, so that y log y of a huge target does"
-        " not overflow, and y x does",
+        "where the processor can, XLA fuses the product y log y with the difference, so that y log y of a huge target"
+        " does not overflow, and y x does",
         "edge/grid/float32/target/none at y = 2.1e37, x = 1e4",
     ),
     Deviation(

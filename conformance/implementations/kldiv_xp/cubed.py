@@ -22,7 +22,7 @@ class KLDivXP(LazyBlocks):
 
     def left_out(self, case: Case) -> str | None:
         """Leave out what a sample leaves out: each array is a file."""
-        return left_out_of_sample(case, 60)
+        return left_out_of_sample(case, 60, self.convention)
 
     def namespace(self) -> Any:
         """Cubed's namespace."""

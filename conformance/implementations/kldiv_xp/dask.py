@@ -28,7 +28,7 @@ class KLDivXP(LazyBlocks):
 
     def left_out(self, case: Case) -> str | None:
         """Leave out what a sample leaves out: a graph takes milliseconds to schedule."""
-        return left_out_of_sample(case, self.one_in)
+        return left_out_of_sample(case, self.one_in, self.convention)
 
     def namespace(self) -> Any:
         """Dask's namespace."""

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from conformance.implementations.kldiv_xp import CONVENTIONS
-from conformance.implementations.kldiv_xp.sample import left_out_of_sample
+from conformance.implementations.kldiv_xp.sample import ON_GPU, left_out_of_sample
 from conformance.record import Case, Implementation, Operand, Outcome, Result, as_result
 from kldiv_xp import KLDivLoss
 
@@ -79,7 +79,8 @@ class KLDivXP(Implementation):
 
     def left_out(self, case: Case) -> str | None:
         """Leave out what costs compilations for a case or two; the edge cases share theirs."""
-        return None if case.group == "edge" else left_out_of_sample(case, 4 if self.device == "cpu" else 8)
+        one_in = 3 if self.device == "cpu" else ON_GPU
+        return None if case.group == "edge" else left_out_of_sample(case, one_in, self.convention)
 
     def given(self, operand: Operand) -> Any:
         """Operand as a JAX array; an object as it is."""

@@ -37,7 +37,7 @@ class KLDivXP(Implementation):
 
     def left_out(self, case: Case) -> str | None:
         """Leave out most of what a C++ compiler would have to be started for: half a second for each of its kernels."""
-        return left_out_of_sample(case, 100) if self.compiled else None
+        return left_out_of_sample(case, 100, self.convention) if self.compiled else None
 
     def given(self, operand: Operand) -> Any:
         """Operand as an MLX array; an object as it is."""

@@ -23,7 +23,7 @@ class KLDivXP(ClosedForm):
 
     def left_out(self, case: Case) -> str | None:
         """Take a sample: each operation is a model of its own, which is built and run."""
-        return left_out_of_sample(case, 20)
+        return left_out_of_sample(case, 20, self.convention)
 
     def namespace(self) -> Any:
         """Namespace of ndonnx."""
@@ -46,7 +46,7 @@ class Exported(ONNX):
 
     def left_out(self, case: Case) -> str | None:
         """Take a sample: there is a model for each kind of call."""
-        return left_out_of_sample(case, 5)
+        return left_out_of_sample(case, 5, self.convention)
 
     def session(self, kind: Kind) -> Any:
         """Session of onnxruntime for the calls of a kind."""

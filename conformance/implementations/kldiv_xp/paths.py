@@ -108,7 +108,7 @@ class JAXWithoutJit(OnJAX):
 
     def left_out(self, case: Case) -> str | None:
         """Leave cases out: each operation is looked up and compiled for each shape."""
-        return left_out_of_sample(case, one_in=8)
+        return left_out_of_sample(case, 8, self.convention)
 
     def compute(self, case: Case) -> Outcome:
         """Loss and its gradients under ``jax.disable_jit``."""

@@ -20,7 +20,7 @@ class KLDivXP(ClosedForm):
 
     def left_out(self, case: Case) -> str | None:
         """Take a sample: half of the arrays of the corpus have not a zero, and take long."""
-        return left_out_of_sample(case, 10)
+        return left_out_of_sample(case, 10, self.convention)
 
     def namespace(self) -> Any:
         """Namespace of pydata/sparse."""

@@ -9,7 +9,7 @@ import torch
 import torch._dynamo
 
 from conformance.implementations.kldiv_xp import CONVENTIONS
-from conformance.implementations.kldiv_xp.sample import left_out_of_sample
+from conformance.implementations.kldiv_xp.sample import ON_GPU, left_out_of_sample
 from conformance.implementations.torch import TorchTensors
 from conformance.record import Case, Implementation
 from kldiv_xp.torch import KLDivLoss
@@ -36,10 +36,10 @@ class KLDivXP(TorchTensors):
         return super().not_run()
 
     def left_out(self, case: Case) -> str | None:
-        """Leave out what would need a compilation for a case or two: each takes seconds."""
-        if self.compiled and case.group in ("random", "close", "real") and not _worth_compiling(case):
-            return "one compilation a case, of seconds each; run with --all"
-        return left_out_of_sample(case, 40) if self.compiled and case.group == "calls" else None
+        """Leave out what costs compilations for a case or two, of seconds each; the edge cases share theirs."""
+        if self.compiled:
+            return None if case.group == "edge" else left_out_of_sample(case, 100, self.convention)
+        return left_out_of_sample(case, ON_GPU, self.convention) if self.device == "cuda" else None
 
     def called(self, case: Case, input: Any, target: Any, cotangent: Any) -> tuple[Any, Mapping[str, Any]]:
         """Loss and its gradients by autograd."""
@@ -71,10 +71,6 @@ def _module(
     # One graph for each shape and dtype of the corpus: more than a program has, so that the limit has to go.
     torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 2**16
     return torch.compile(loss, fullgraph=fullgraph, dynamic=False) if compiled else loss
-
-
-def _worth_compiling(case: Case) -> bool:
-    return case.reduction in ("none", "batchmean") and "temperature-0.25/float" in case.id
 
 
 def implementations() -> Iterator[Implementation]:

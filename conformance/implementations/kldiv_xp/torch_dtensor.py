@@ -38,7 +38,7 @@ class TorchDTensor(KLDivXP):
 
     def left_out(self, case: Case) -> str | None:
         """Leave out most cases: in each, two processes exchange messages."""
-        return left_out_of_sample(case, 8)
+        return left_out_of_sample(case, 8, self.convention)
 
     def compute(self, case: Case) -> Outcome:
         """Outcome of a case that the other process takes part in."""

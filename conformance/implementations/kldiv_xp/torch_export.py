@@ -21,7 +21,7 @@ class TorchExport(KLDivXP):
 
     def left_out(self, case: Case) -> str | None:
         """Leave out most cases: each is exported."""
-        return left_out_of_sample(case, 24)
+        return left_out_of_sample(case, 24, self.convention)
 
     def loss(self, case: Case) -> Callable[[Any, Any], torch.Tensor]:
         """The exported program; what cannot be exported raises what the loss itself does."""
