@@ -3,7 +3,10 @@
 import itertools
 from collections.abc import Callable
 from pathlib import Path
+from pkgutil import resolve_name
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -59,26 +62,26 @@ def _negate(function: Mutation) -> Mutation:
 
 
 def _one_more_row(function: Mutation) -> Mutation:
-    def averaged(value: Any, elements: Any, reduction: str, *options: Any) -> Any:
+    def averaged(backend: Any, value: Any, elements: Any, reduction: str, *options: Any) -> Any:
         if reduction == "batchmean" and elements.ndim:
             return value / (elements.shape[0] + 1)
-        return function(value, elements, reduction, *options)
+        return function(backend, value, elements, reduction, *options)
 
     return averaged
 
 
 def _one_more_row_counted(function: Mutation) -> Mutation:
-    return lambda x, reduction, size: function(x, reduction, size) + (reduction == "batchmean" and x.ndim > 0)
+    return lambda backend, x, reduction: function(backend, x, reduction) + (reduction == "batchmean" and x.ndim > 0)
 
 
 def _rows_for_mean(function: Mutation) -> Mutation:
-    return lambda value, elements, reduction, *options: function(
-        value, elements, "batchmean" if reduction == "mean" else reduction, *options
+    return lambda backend, value, elements, reduction, *options: function(
+        backend, value, elements, "batchmean" if reduction == "mean" else reduction, *options
     )
 
 
 def _rows_counted_for_mean(function: Mutation) -> Mutation:
-    return lambda x, reduction, size: function(x, "batchmean" if reduction == "mean" else reduction, size)
+    return lambda backend, x, reduction: function(backend, x, "batchmean" if reduction == "mean" else reduction)
 
 
 def _no_edge(_: object) -> Mutation:
@@ -87,18 +90,16 @@ def _no_edge(_: object) -> Mutation:
 
 def _clamped_edge(_: object) -> Mutation:
     """Zero for all that is smaller than OneFlow's bound of the logarithm."""
-    return lambda x, y, log_target, convention, xp: None if log_target else y < 1e-20
+    return lambda x, y, options, xp: None if options.log_target else y < 1e-20
 
 
 def _edge_with_nan(function: Mutation) -> Mutation:
     """The accident of old PyTorch: NaN > 0 is false."""
-    return lambda x, y, log_target, convention, xp: (
-        function(x, y, log_target, convention, xp) if log_target else ~(y > 0)
-    )
+    return lambda x, y, options, xp: function(x, y, options, xp) if options.log_target else ~(y > 0)
 
 
 def _same_dtype(_: object) -> Mutation:
-    return lambda dtype, *xp: dtype
+    return lambda backend, dtype, *x: dtype
 
 
 def _always(dtype: str) -> Callable[[object], Mutation]:
@@ -106,7 +107,14 @@ def _always(dtype: str) -> Callable[[object], Mutation]:
 
 
 def _added_up_in(dtype: str) -> Callable[[Mutation], Mutation]:
-    return lambda function: lambda x, y, size, _, *options: function(x, y, size, np.dtype(dtype), *options)
+    def added_up_in(function: Mutation) -> Mutation:
+        def added_up(backend: Any, x: Any, y: Any, options: Any) -> Any:
+            with patch.object(backend, "native", SimpleNamespace(**{**vars(np), "float64": np.dtype(dtype)})):
+                return function(backend, x, y, options)
+
+        return added_up
+
+    return added_up_in
 
 
 def _without_one(function: Mutation) -> Mutation:
@@ -118,17 +126,17 @@ def _swapped(function: Mutation) -> Mutation:
 
 
 def _ignores_log_target(function: Mutation) -> Mutation:
-    return lambda x, y, log_target, *options, **in_place: function(x, y, False, *options)
+    return lambda x, y, options, xp, **in_place: function(x, y, options._replace(log_target=False), xp)
 
 
 def _binary_logarithm(_: object) -> Mutation:
-    return lambda x, y, log_target, convention, xp, **in_place: (
-        xp.exp(y) * (y - x) if log_target else y * (xp.log2(y) - x)
-    )
+    return lambda x, y, options, xp, **in_place: xp.exp(y) * (y - x) if options.log_target else y * (xp.log2(y) - x)
 
 
 def _summed_in_float16(function: Mutation) -> Mutation:
-    return lambda value, elements, *options: function(elements.sum(dtype=np.float16), elements, *options)
+    return lambda backend, value, elements, *options: function(
+        backend, elements.sum(dtype=np.float16), elements, *options
+    )
 
 
 def _block_summed_in_float16(function: Mutation) -> Mutation:
@@ -142,43 +150,45 @@ def _block_summed_in_float16(function: Mutation) -> Mutation:
 def _crash(_: object) -> Mutation:
     """An error, but not the promised one."""
 
-    def crash(input: Any, target: Any, xp: Any) -> Any:
-        if input.shape != target.shape:
+    def crash(shape: Any, other: Any) -> None:
+        if shape != other:
             raise ZeroDivisionError
-        return target
 
     return crash
 
 
 def _of_formulas(name: str, mutate: Callable[[Mutation], Mutation]) -> dict[str, Callable[[Mutation], Mutation]]:
-    return {f"_formulas.{name}": mutate, f"_blocks.{name}": mutate}
+    return {f"_formulas.{name}": mutate, f"backends._blocks.{name}": mutate}
 
 
 def _computing_in(dtype: str) -> dict[str, Callable[[Mutation], Mutation]]:
-    names = ("_loss.computing_dtype", "_loss.adding_dtype", "_numpy.computing_dtype")
-    return {**dict.fromkeys(names, _always(dtype)), "_blocks._added_up": _added_up_in(dtype)}
+    return {**dict.fromkeys(_COMPUTING, _always(dtype)), f"{_BLOCKS}._added_up": _added_up_in(dtype)}
 
+
+_PLAIN, _BLOCKS, _NUMPY = "backends._standard.Backend", "backends._blocks.InBlocks", "backends.numpy.NumPy"
+_COMPUTING = (f"{_NUMPY}.computing_dtype", "backends._on_numpy.OnNumPy.adding_dtype")
 
 # What is wrong in the plain formulas, and in the path that is fast.
 MUTATIONS: dict[str, dict[str, Callable[[Mutation], Mutation]]] = {
     "a sign": _of_formulas("loss_off_edge", _negate),
     "a sign of the gradients": _of_formulas("derivative_off_edge", _negate),
-    "a batch too large by one": {"_loss._averaged": _one_more_row, "_blocks.counted": _one_more_row_counted},
-    "mean over the batch only": {"_loss._averaged": _rows_for_mean, "_blocks.counted": _rows_counted_for_mean},
+    "a batch too large by one": {f"{_PLAIN}.averaged": _one_more_row, f"{_BLOCKS}.counted": _one_more_row_counted},
+    "mean over the batch only": {f"{_PLAIN}.averaged": _rows_for_mean, f"{_BLOCKS}.counted": _rows_counted_for_mean},
     "a dropped mask": _of_formulas("edge_of", _no_edge),
     "a mask too wide": _of_formulas("edge_of", _clamped_edge),
     "a NaN target swallowed": _of_formulas("edge_of", _edge_with_nan),
-    "float16 accumulation": {"_loss._averaged": _summed_in_float16, "_blocks._evaluated": _block_summed_in_float16},
-    "float16 not widened": {
-        **dict.fromkeys(("_loss.computing_dtype", "_loss.adding_dtype", "_numpy.computing_dtype"), _same_dtype),
+    "float16 accumulation": {
+        f"{_PLAIN}.averaged": _summed_in_float16,
+        f"{_BLOCKS}._evaluated": _block_summed_in_float16,
     },
+    "float16 not widened": dict.fromkeys(_COMPUTING, _same_dtype),
     "computed in float16": _computing_in("float16"),
     "computed in float32": _computing_in("float32"),
-    "a result of another dtype": dict.fromkeys(("_loss.result_dtype", "_numpy.result_dtype"), _always("float64")),
+    "a result of another dtype": {f"{_NUMPY}.result_dtype": _always("float64")},
     "a missing term of the gradient": _of_formulas("derivative_off_edge", _without_one),
     "swapped arguments": _of_formulas("loss_off_edge", _swapped),
     "log_target ignored": _of_formulas("loss_off_edge", _ignores_log_target),
-    "a crash for a refusal": {"_loss.of_same_shape": _crash},
+    "a crash for a refusal": {"backends._standard.check_shapes": _crash},
     "a binary logarithm": _of_formulas("loss_off_edge", _binary_logarithm),
 }
 
@@ -200,9 +210,9 @@ def test_a_mutated_implementation_is_caught(
     mutation: str, convention: str, path: Callable[[str], Implementation], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, mutate in MUTATIONS[mutation].items():
-        module, _, function = f"kldiv_xp.{name}".rpartition(".")
-        original = getattr(__import__(module, fromlist=[function]), function)
-        monkeypatch.setattr(f"{module}.{function}", mutate(original))
+        owner_name, _, function = f"kldiv_xp.{name}".rpartition(".")
+        owner = resolve_name(owner_name)
+        monkeypatch.setattr(owner, function, mutate(getattr(owner, function)))
     implementation = path(convention)
     assert any(differs(implementation, case) for case in CASES_FOR_MUTATIONS)
 

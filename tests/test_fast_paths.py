@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import permutations
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 from unittest.mock import Mock, patch
 
 import jax
@@ -22,12 +22,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from kldiv_xp import KLDivLoss, _blocks, _jax, _loss, _numpy, _torch, kl_div, kl_div_value_and_grad
+from kldiv_xp import KLDivLoss, kl_div, kl_div_value_and_grad
+from kldiv_xp.backends import find, numpy
+from kldiv_xp.backends._standard import Backend
+from kldiv_xp.backends.torch import Torch
 from tests import exact
 from tests.backends import REDUCTIONS
 
-LIBRARIES = (_numpy, _torch)
-every_library = pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.__name__)
+if TYPE_CHECKING:
+    from kldiv_xp.backends._blocks import InBlocks
+
+NUMPY, TORCH = (cast("InBlocks", find(x=x)) for x in (np.ones(1), torch.ones(1)))
+LIBRARIES = (NUMPY, TORCH)
+every_library = pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: type(library).__name__)
 every_reduction = pytest.mark.parametrize("reduction", REDUCTIONS)
 MIB = 2**20
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -36,8 +43,8 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     for library in LIBRARIES:
-        monkeypatch.setattr(library, "FEW", 4)
-        monkeypatch.setattr(library, "block_size", lambda: 4)
+        monkeypatch.setattr(type(library), "few", 4)
+        monkeypatch.setattr(type(library), "block_size", lambda _: 4)
 
 
 def arrays(library: Any, *shape: int, dtype: str = "float32") -> tuple[Any, Any]:
@@ -45,7 +52,7 @@ def arrays(library: Any, *shape: int, dtype: str = "float32") -> tuple[Any, Any]
     rng = np.random.default_rng(11)
     y = np.exp(rng.normal(-1.0, 1.0, shape)) * (rng.random(shape) < 0.8)
     pair = rng.normal(-1.0, 1.0, shape).astype(dtype), y.astype(dtype)
-    return pair if library is _numpy else tuple(map(torch.from_numpy, pair))  # type: ignore[return-value]
+    return pair if library is NUMPY else tuple(map(torch.from_numpy, pair))  # type: ignore[return-value]
 
 
 def check(value: Any, reduction: Any, x: Any, y: Any, dtype: str = "float32") -> None:
@@ -67,15 +74,15 @@ class TestBlocks:
         steps = data.draw(st.lists(st.sampled_from([1, 2, -1]), min_size=len(shape), max_size=len(shape)))
         numbers = np.arange(prod(shape)).reshape(shape).transpose(axes)[tuple(slice(None, None, k) for k in steps)]
         for library in LIBRARIES:
-            if library is _torch and -1 in steps:  # PyTorch has no negative strides
+            if library is TORCH and -1 in steps:  # PyTorch has no negative strides
                 continue
             whole = (
                 numbers
-                if library is _numpy
+                if library is NUMPY
                 else torch.arange(prod(shape)).reshape(shape).permute(*axes)[tuple(slice(None, None, k) for k in steps)]
             )
-            with patch.object(library, "block_size", lambda: block_size):
-                blocks = [np.asarray(block) for (block,) in _blocks._blocks((whole,), library)]
+            with patch.object(type(library), "block_size", lambda _: block_size):
+                blocks = [np.asarray(block) for (block,) in library.blocks(whole)]
             assert all(block.size <= block_size for block in blocks)
             assert sorted(np.concatenate([block.ravel() for block in blocks])) == sorted(np.ravel(numbers))
 
@@ -83,9 +90,9 @@ class TestBlocks:
     @pytest.mark.parametrize("axes", list(permutations(range(3))), ids=str)
     def test_they_are_taken_in_the_order_in_which_the_elements_lie_in_memory(self, library: Any, axes: Any) -> None:
         whole = np.arange(60).reshape(3, 4, 5).transpose(axes)
-        with patch.object(library, "block_size", lambda: 5):
-            view = whole if library is _numpy else torch.arange(60).reshape(3, 4, 5).permute(*axes)
-            firsts = [int(np.asarray(block).min()) for (block,) in _blocks._blocks((view,), library)]
+        with patch.object(type(library), "block_size", lambda _: 5):
+            view = whole if library is NUMPY else torch.arange(60).reshape(3, 4, 5).permute(*axes)
+            firsts = [int(np.asarray(block).min()) for (block,) in library.blocks(view)]
         assert firsts == sorted(firsts)
 
     @every_library
@@ -96,11 +103,11 @@ class TestBlocks:
     def test_layouts_and_dtypes_make_no_difference(self, library: Any, reduction: Any, dtype: str, layout: str) -> None:
         x, y = arrays(library, 6, 10, dtype=dtype)
         if layout == "F":
-            y = y.T.copy().T if library is _numpy else y.T.contiguous().T
+            y = y.T.copy().T if library is NUMPY else y.T.contiguous().T
         elif layout == "strided":
             x, y = x[::2, 1::3], y[::2, 1::3]
         elif layout == "broadcast":
-            x = np.broadcast_to(x[:1], x.shape) if library is _numpy else x[:1].expand(x.shape)
+            x = np.broadcast_to(x[:1], x.shape) if library is NUMPY else x[:1].expand(x.shape)
         check(kl_div(x, y, reduction), reduction, x, y, dtype)
 
     # PyTorch 2.12's profiler warns before its first cycle.
@@ -110,9 +117,9 @@ class TestBlocks:
     def test_memory_beside_the_arrays_does_not_grow_with_them(self, library: Any, dtype: str) -> None:
         x, y = (a.T for a in arrays(library, 2000, 2000))
         if dtype == "bfloat16":
-            x, y = (a.astype(ml_dtypes.bfloat16) if library is _numpy else a.bfloat16() for a in (x, y))
+            x, y = (a.astype(ml_dtypes.bfloat16) if library is NUMPY else a.bfloat16() for a in (x, y))
         kl_div(x, y, "sum")
-        if library is _numpy:
+        if library is NUMPY:
             tracemalloc.start()
             kl_div(x, y, "batchmean")
             peak = tracemalloc.get_traced_memory()[1]
@@ -143,23 +150,23 @@ class TestBlocks:
         y = y * 0 + 1.0
         assert kl_div(x, y, "sum") == np.float32(np.inf)
         np.testing.assert_allclose(kl_div(x, y), 1e36, rtol=1e-6)
-        if library is _torch:
+        if library is TORCH:
             np.testing.assert_allclose(torch.func.vmap(kl_div)(x[None], y[None]), 1e36, rtol=1e-6)
 
 
 class TestThreads:
     def test_their_number_makes_no_difference(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        x, y = arrays(_numpy, 700, 1000)
+        x, y = arrays(NUMPY, 700, 1000)
         values = []
         for threads in (1, 2, 3):
-            monkeypatch.setattr(_numpy, "_threads", lambda threads=threads: threads)
+            monkeypatch.setattr(numpy, "threads", lambda threads=threads: threads)
             values.append(kl_div(x, y, "sum"))
         assert values[0] == values[1] == values[2]
 
     def test_where_there_are_none_to_have_the_caller_does_the_work(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        x, y = arrays(_numpy, 700, 1000)
+        x, y = arrays(NUMPY, 700, 1000)
         expected = kl_div(x, y, "sum")
-        monkeypatch.setattr(_numpy, "_threads", lambda: 3)
+        monkeypatch.setattr(numpy, "threads", lambda: 3)
         monkeypatch.setattr(ThreadPoolExecutor, "submit", Mock(side_effect=RuntimeError("can't start new thread")))
         assert kl_div(x, y, "sum") == expected
 
@@ -168,8 +175,9 @@ class TestThreads:
         program = """if True:
             import atexit
             import numpy as np
-            from kldiv_xp import _numpy, kl_div
-            _numpy._threads = lambda: 3
+            from kldiv_xp import kl_div
+            from kldiv_xp.backends import numpy
+            numpy.threads = lambda: 3
             x, y = np.full((2, 700, 1000), 0.5, np.float32)
             def at_exit():
                 print(kl_div(x, y, "mean"))
@@ -195,21 +203,21 @@ class TestThreads:
     def test_an_error_is_raised_where_there_are_none_to_have(
         self, error: type[Exception], prevent: dict[str, Exception], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(_numpy, "_threads", lambda: 3)
+        monkeypatch.setattr(numpy, "threads", lambda: 3)
         for name, reason in prevent.items():
             monkeypatch.setattr(name, Mock(side_effect=reason))
-        assert _numpy.each(lambda number: number, [(i,) for i in range(10)]) == list(range(10))
+        assert NUMPY.each(lambda number: number, [(i,) for i in range(10)]) == list(range(10))
         with pytest.raises(error, match="in the computation"):
-            _numpy.each(Mock(side_effect=error("in the computation")), [(i,) for i in range(10)])
+            NUMPY.each(Mock(side_effect=error("in the computation")), [(i,) for i in range(10)])
 
     def test_none_is_left_behind(self) -> None:
         before = threading.active_count()
-        kl_div(*arrays(_numpy, 700, 1000))
+        kl_div(*arrays(NUMPY, 700, 1000))
         assert threading.active_count() == before
 
     @pytest.mark.parametrize("in_main_thread", [True, False])
     def test_an_error_in_one_reaches_the_caller(self, in_main_thread: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(_numpy, "_threads", lambda: 2)
+        monkeypatch.setattr(numpy, "threads", lambda: 2)
         met = threading.Barrier(2, timeout=60)
 
         def fail(number: int) -> int:
@@ -220,7 +228,7 @@ class TestThreads:
             return number
 
         with pytest.raises(MemoryError):
-            _numpy.each(fail, [(i,) for i in range(100)])
+            NUMPY.each(fail, [(i,) for i in range(100)])
 
     @pytest.mark.parametrize(("told", "expected"), [("1", 1), ("2", 2), ("100", 4), ("", 4), ("many", 4), ("0", 4)])
     def test_they_are_as_many_as_numerical_libraries_are_told_to_take(
@@ -228,16 +236,16 @@ class TestThreads:
     ) -> None:
         monkeypatch.setenv("OMP_NUM_THREADS", told)
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
-        assert _numpy._threads() == expected
+        assert numpy.threads() == expected
 
     def test_they_are_no_more_than_the_processors(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("OMP_NUM_THREADS", "3")
         monkeypatch.delattr(os, "sched_getaffinity", raising=False)
         monkeypatch.setattr(os, "cpu_count", lambda: 2)
-        assert _numpy._threads() == 2
+        assert numpy.threads() == 2
 
     def test_the_caller_hears_of_no_warning(self) -> None:
-        x, y = arrays(_numpy, 700, 1000)
+        x, y = arrays(NUMPY, 700, 1000)
         with np.errstate(all="raise"):
             for rows in (1, 700):
                 kl_div(x[:rows], y[:rows] * 0, "none")
@@ -252,7 +260,7 @@ class TestTorch:
     def test_backward_keeps_no_more_than_the_arguments_that_it_needs(
         self, reduction: Any, dtype: torch.dtype, log_target: bool, by_target: bool
     ) -> None:
-        x, y = (a.to(dtype) for a in arrays(_torch, 100, 100))
+        x, y = (a.to(dtype) for a in arrays(TORCH, 100, 100))
         y = (y + 0.1).log() if log_target else y
         kept = []
 
@@ -274,12 +282,12 @@ class TestTorch:
     def test_a_gradient_by_the_input_is_computed_in_the_promoted_dtype(
         self, dtypes: tuple[torch.dtype, torch.dtype], path: str, size: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        x, y = (a.to(dtype) for a, dtype in zip(arrays(_torch, size, size + 1), dtypes, strict=True))
+        x, y = (a.to(dtype) for a, dtype in zip(arrays(TORCH, size, size + 1), dtypes, strict=True))
         wanted: Any
         _, wanted = kl_div_value_and_grad(x, y)
         assert wanted.dtype is x.dtype
         if path == "plain":
-            monkeypatch.setattr(_loss, "_library_of", lambda _: None)
+            monkeypatch.setattr(Torch, "is_ordinary", lambda *_: False)
         kl_div(x.requires_grad_(), y).backward()
         assert x.grad is not None
         assert torch.equal(x.grad, wanted)
@@ -293,7 +301,7 @@ class TestTorch:
     @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
     @pytest.mark.parametrize("size", [4, 100], ids=["few", "many"])
     def test_forward_mode_sees_the_tangent_of_the_cotangent(self, size: int) -> None:
-        x, y = arrays(_torch, size, size)
+        x, y = arrays(TORCH, size, size)
         loss = kl_div(x.requires_grad_(), y, "sum")
         with torch.autograd.forward_ad.dual_level():
             dual = torch.autograd.forward_ad.make_dual(torch.tensor(1.0), torch.tensor(2.0))  # type: ignore[no-untyped-call]
@@ -304,7 +312,7 @@ class TestTorch:
     @pytest.mark.parametrize("size", [4, 100], ids=["few", "many"])
     @every_reduction
     def test_gradients_are_those_of_the_closed_form(self, size: int, reduction: Any) -> None:
-        x, y = arrays(_torch, size, size)
+        x, y = arrays(TORCH, size, size)
         cotangent = torch.rand(size, size) if reduction == "none" else torch.tensor(3.0)
         _, wanted = kl_div_value_and_grad(x, y, reduction, argnums=(0, 1), cotangent=cotangent)
         a, b = x.clone().requires_grad_(), y.clone().requires_grad_()
@@ -318,7 +326,7 @@ class TestTorch:
     @pytest.mark.parametrize("size", [4, 100], ids=["few", "many"])
     def test_gradients_can_be_computed_for_many_cotangents_at_once(self, size: int) -> None:
         for reduction, shape in (("sum", (3,)), ("none", (3, size, size))):
-            x, y = (a.requires_grad_() for a in arrays(_torch, size, size))
+            x, y = (a.requires_grad_() for a in arrays(TORCH, size, size))
             cotangents = torch.rand(shape)
             loss = kl_div(x, y, reduction)  # type: ignore[arg-type]
             together = torch.autograd.grad(loss, (x, y), cotangents, is_grads_batched=True, retain_graph=True)
@@ -332,7 +340,7 @@ class TestTorch:
     @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
     @pytest.mark.parametrize("size", [4, 100], ids=["few", "many"])
     def test_forward_mode_sees_the_tangents(self, size: int) -> None:
-        x, y = arrays(_torch, size, size)
+        x, y = arrays(TORCH, size, size)
         _, gradients = kl_div_value_and_grad(x, y, "sum", argnums=(0, 1))
         with torch.autograd.forward_ad.dual_level():
             dual = torch.autograd.forward_ad.make_dual(x, torch.ones_like(x))  # type: ignore[no-untyped-call]
@@ -348,13 +356,13 @@ class TestTorch:
         def loss(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
             return kl_div(a, b)
 
-        x, y = arrays(_torch, 5, 7)
+        x, y = arrays(TORCH, 5, 7)
         other = x - 1, torch.where(y == 0, 0.5, 0.0)
         traced: Any = make_fx(loss)(x, y) if by == "make_fx" else torch.jit.trace(loss, (x, y))  # type: ignore[no-untyped-call]
         torch.testing.assert_close(traced(*other), kl_div(*other))
 
     def test_a_default_device_is_not_that_of_the_loss(self) -> None:
-        x, y = arrays(_torch, 100, 100)
+        x, y = arrays(TORCH, 100, 100)
         with torch.device("meta"):
             losses = [kl_div(x, y), kl_div(x[:3], y[:3]), kl_div(x, y, "none")]
         assert {loss.device.type for loss in losses} == {"cpu"}
@@ -399,7 +407,7 @@ class TestTorch:
         assert torch.equal(gradient, -y.clamp(min=0.0))
 
     def test_parameters_are_taken_for_the_tensors_that_they_are(self) -> None:
-        x, y = arrays(_torch, 3, 4)
+        x, y = arrays(TORCH, 3, 4)
         weights = torch.nn.Parameter(x)
         kl_div(weights, y, "sum").backward()
         assert weights.grad is not None
@@ -408,22 +416,21 @@ class TestTorch:
 
 class TestJax:
     def test_a_shape_seen_before_is_not_traced_again(self) -> None:
-        x, y = (jnp.asarray(a) for a in arrays(_numpy, 3, 17))
-        seen = Mock(side_effect=_loss.plain_loss)
-        with patch.object(_loss, "plain_loss", seen):
+        x, y = (jnp.asarray(a) for a in arrays(NUMPY, 3, 17))
+        backend = find(x=x)
+        seen = Mock(side_effect=backend.plain_loss)
+        with patch.object(backend, "plain_loss", seen):
             jax.clear_caches()  # type: ignore[no-untyped-call]
-            _jax._jitted.cache_clear()
             for _ in range(3):
                 kl_div(x, y)
             assert seen.call_count == 1
             kl_div(x[:2], y[:2])
             assert seen.call_count == 2
-        _jax._jitted.cache_clear()
 
     def test_there_is_one_dispatch(self) -> None:
-        x, y = (jnp.asarray(a) for a in arrays(_numpy, 3, 4))
+        x, y = (jnp.asarray(a) for a in arrays(NUMPY, 3, 4))
         kl_div(x, y)
-        with patch.object(_loss, "plain_loss", side_effect=AssertionError("operation by operation")):
+        with patch.object(Backend, "plain_loss", side_effect=AssertionError("operation by operation")):
             kl_div(x, y)
 
     def test_an_error_is_that_of_the_library_alone(self) -> None:
@@ -433,14 +440,14 @@ class TestJax:
         assert caught.value.__cause__ is caught.value.__context__ is None
 
     def test_without_jit_the_operations_are_dispatched_one_by_one(self) -> None:
-        x, y = (jnp.asarray(a) for a in arrays(_numpy, 3, 4))
+        x, y = (jnp.asarray(a) for a in arrays(NUMPY, 3, 4))
         with jax.disable_jit(), patch.object(jnp, "log", Mock(side_effect=jnp.log)) as log:
             kl_div(x, y)
         (call,) = log.call_args_list
         assert not isinstance(call.args[0], jax.core.Tracer)
 
     def test_a_traced_loss_holds_no_other_compiled_function(self) -> None:
-        x, y = (jnp.asarray(a) for a in arrays(_numpy, 3, 4))
+        x, y = (jnp.asarray(a) for a in arrays(NUMPY, 3, 4))
         jaxpr = str(jax.make_jaxpr(KLDivLoss("batchmean"))(x, y))
         assert "plain_loss" not in jaxpr
         assert "name=<lambda>" not in jaxpr

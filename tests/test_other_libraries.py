@@ -26,7 +26,6 @@ def stand_in(module: str, name: str, **members: Any) -> Any:
     [
         ("blosc2.ndarray", "NDArray", r"\[:\]"),
         ("marray", "MArray", "masked"),
-        ("sparse.numba_backend._dok", "DOK", "asformat"),
     ],
 )
 @pytest.mark.parametrize("position", [0, 1], ids=["input", "target"])

@@ -8,9 +8,9 @@ from typing import Any
 from benchmarks import formula
 from benchmarks.contender import Call, Contender, ours, part, peer, reason
 from benchmarks.machine import usable_cpus
+from benchmarks.plain import plain
 from benchmarks.workload import Workload, operands
 from kldiv_xp import kl_div
-from kldiv_xp._loss import plain_loss
 
 BUFFERS = (4096, 16384, 262144)
 """Elements of buffers that stay in a cache."""
@@ -74,8 +74,7 @@ class JAX:
         options: Any = {"reduction": workload.reduction, "log_target": workload.log_target}
         yield ours(prepare(lambda x, y: kl_div(x, y, **options)))
         if not self.jitted:
-            plain: tuple[Any, ...] = (workload.reduction, workload.log_target, "oneflow")
-            yield ours(prepare(lambda x, y: plain_loss(x, y, *plain)), "plain")
+            yield ours(prepare(plain(workload)), "plain")
         if workload.reduction == "batchmean":  # the sum over each row is all that Optax offers
             name = "optax.losses.kl_divergence" + "_with_log_targets" * workload.log_target
             yield peer(name, lambda: prepare(optax_loss(workload))())

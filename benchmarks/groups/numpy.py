@@ -9,10 +9,10 @@ import numpy as np
 
 from benchmarks import formula
 from benchmarks.contender import Call, Contender, ours, part, peer, reason
+from benchmarks.plain import plain
 from benchmarks.workload import Workload, operands
 from kldiv_xp import kl_div, kl_div_value_and_grad
-from kldiv_xp._loss import plain_loss
-from kldiv_xp._numpy import _threads
+from kldiv_xp.backends.numpy import threads
 
 BUFFERS = (4096, 16384, 65536)
 """Elements of buffers that stay in a cache."""
@@ -35,7 +35,7 @@ class NumPy:
 
     def threads(self) -> str:
         """Threads that this group computes in, in words."""
-        return f"1 thread, ours in {_threads()}" if self.library == "numpy" else "the first CUDA device"
+        return f"1 thread, ours in {threads()}" if self.library == "numpy" else "the first CUDA device"
 
     def takes(self, workload: Workload) -> bool:
         """Whether this group computes such a workload."""
@@ -52,8 +52,7 @@ class NumPy:
         function = kl_div_value_and_grad if workload.gradient else kl_div
         yield ours(lambda: self._done(lambda: function(x, y, **options)))
         if not workload.gradient:
-            plain: tuple[Any, ...] = (workload.reduction, workload.log_target, "oneflow")
-            yield ours(lambda: self._done(lambda: plain_loss(x, y, *plain)), "plain")
+            yield ours(lambda: self._done(lambda: plain(workload)(x, y)), "plain")
         yield peer("torch.nn.functional.kl_div", lambda: self._torch(workload, x, y))
         yield peer(f"{self.name} formula", lambda: self._done(self._formula(workload, x, y, xp)))
         if not workload.gradient:

@@ -6,9 +6,9 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from benchmarks.contender import Call, Contender, ours, part, peer, reason
+from benchmarks.plain import plain
 from benchmarks.workload import LARGEST, SMALLEST, Workload, operands
 from kldiv_xp import kl_div
-from kldiv_xp._loss import plain_loss
 
 BUFFERS = (16384, 65536, 262144)
 """Elements of buffers that stay in a cache. PyTorch uses a second thread from 32768 elements for each."""
@@ -64,8 +64,7 @@ class Torch:
             return lambda: self._done(forward_or_both(compile(function), workload, x, y))
 
         yield ours(prepare(our(workload)))
-        plain: tuple[Any, ...] = (workload.reduction, workload.log_target, "oneflow")
-        yield ours(prepare(lambda x, y: plain_loss(x, y, *plain)), "plain")
+        yield ours(prepare(plain(workload)), "plain")
         if usual and workload.shape in (SMALLEST, LARGEST):
             yield ours(prepare(our(workload, convention="torch")), 'convention="torch"')
         yield peer("torch.nn.functional.kl_div", prepare(theirs))

@@ -1,6 +1,6 @@
 """The Kullback-Leibler divergence loss for every array library that speaks the array API standard."""
 
-from kldiv_xp._loss import KLDivLoss, kl_div, kl_div_value_and_grad
+from kldiv_xp._losses import KLDivLoss, kl_div, kl_div_value_and_grad
 
 __all__ = ["KLDivLoss", "kl_div", "kl_div_value_and_grad"]
 

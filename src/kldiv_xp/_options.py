@@ -1,20 +1,28 @@
-"""The choices that shape the loss, and the check that a caller made one of them."""
+"""What is asked of the loss, and the check that a caller asked for something that there is."""
 
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 Reduction = Literal["none", "mean", "sum", "batchmean"]
 Convention = Literal["oneflow", "torch", "limit"]
 
-
 _REDUCTIONS, _CONVENTIONS = get_args(Reduction), get_args(Convention)
 
 
-def check_options(reduction: str, log_target: bool, convention: str) -> None:
-    """Raise for an option that is not one of the documented choices."""
+class Options(NamedTuple):
+    """The choices that shape the loss; :func:`kldiv_xp.kl_div` says what they mean."""
+
+    reduction: Reduction
+    log_target: bool
+    convention: Convention
+
+
+def checked(reduction: Reduction, log_target: bool, convention: Convention) -> Options:
+    """The options; raise for one that is not among the documented choices."""
     _check_choice("reduction", reduction, _REDUCTIONS)
     _check_choice("convention", convention, _CONVENTIONS)
     if not isinstance(log_target, bool):
         raise TypeError(f"log_target must be True or False, got {log_target!r} of type {type_name(log_target)}")
+    return Options(reduction, log_target, convention)
 
 
 def _check_choice(name: str, given: object, choices: tuple[str, ...]) -> None:

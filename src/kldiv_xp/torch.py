@@ -3,8 +3,8 @@
 from torch import Tensor
 from torch.nn import Module
 
-from kldiv_xp._loss import kl_div
-from kldiv_xp._options import Convention, Reduction, check_options
+from kldiv_xp._losses import kl_div
+from kldiv_xp._options import Convention, Reduction, checked
 
 __all__ = ["KLDivLoss"]
 
@@ -39,7 +39,7 @@ class KLDivLoss(Module):
         convention: Convention = "oneflow",
     ) -> None:
         super().__init__()
-        check_options(reduction, log_target, convention)
+        checked(reduction, log_target, convention)
         self.reduction: Reduction = reduction
         self.log_target = log_target
         self.convention: Convention = convention

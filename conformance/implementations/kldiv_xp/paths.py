@@ -15,8 +15,9 @@ from conformance.implementations.kldiv_xp.closed_form import ClosedForm
 from conformance.implementations.kldiv_xp.jax import KLDivXP as OnJAX
 from conformance.implementations.kldiv_xp.sample import left_out_of_sample
 from conformance.record import Case, Implementation, Operand, Outcome, Result
-from kldiv_xp import _loss, _numpy, _torch
+from kldiv_xp.backends import numpy, torch
 
+BACKENDS = (numpy.NumPy, torch.Torch)
 FEW = 3
 """Elements of a block, so that nearly every case has more than one."""
 MOST = 1000
@@ -27,15 +28,18 @@ Path = Callable[[], AbstractContextManager[Any]]
 
 def plain() -> AbstractContextManager[Any]:
     """Context in which no array is an ordinary one."""
-    return patch.object(_loss, "_library_of", lambda _: None)
+    stack = ExitStack()
+    for backend in BACKENDS:
+        stack.enter_context(patch.object(backend, "is_ordinary", lambda *_: False))
+    return stack
 
 
 def in_few_elements() -> AbstractContextManager[Any]:
     """Context in which the blocks have a few elements."""
     stack = ExitStack()
-    for library in (_numpy, _torch):
-        stack.enter_context(patch.object(library, "FEW", FEW))
-        stack.enter_context(patch.object(library, "block_size", lambda: FEW))
+    for backend in BACKENDS:
+        stack.enter_context(patch.object(backend, "few", FEW))
+        stack.enter_context(patch.object(backend, "block_size", lambda _: FEW))
     return stack
 
 

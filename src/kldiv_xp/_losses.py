@@ -1,18 +1,11 @@
 """The public loss: a function, the same function as a value, and its gradient in closed form."""
 
 from dataclasses import KW_ONLY, dataclass
-from functools import lru_cache, partial
-from numbers import Real
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from array_api_compat import is_jax_namespace
-
-from kldiv_xp import _blocks, _jax, _mlx, _numpy, _torch
-from kldiv_xp._arguments import adding_dtype, computing_dtype, of_same_shape, result_dtype, take
-from kldiv_xp._formulas import guarded_loss_elements, loss_derivative
-from kldiv_xp._numpy import quiet
-from kldiv_xp._options import Convention, Reduction, check_options
-from kldiv_xp._shapes import may_be_equal, of_equal_shape, size_of_axes
+from kldiv_xp._arguments import is_number, wanted_gradients
+from kldiv_xp._options import Convention, Reduction, checked
+from kldiv_xp.backends import find
 
 Array = TypeVar("Array")
 
@@ -100,13 +93,8 @@ def kl_div(
     array([[-0.0912,  0.2554,  0.    ],
            [ 0.    ,  0.    ,  0.    ]])
     """
-    check_options(reduction, log_target, convention)
-    library = _library_of(input)
-    loss: Array = (
-        plain_loss(input, target, reduction, log_target, convention)
-        if library is None or not library.is_ordinary(input, target)
-        else library.loss(input, target, reduction, log_target, convention)
-    )
+    options = checked(reduction, log_target, convention)
+    loss: Array = find(input=input, target=target).loss(input, target, options)
     return loss
 
 
@@ -143,7 +131,7 @@ class KLDivLoss:
     convention: Convention = "oneflow"
 
     def __post_init__(self) -> None:
-        check_options(self.reduction, self.log_target, self.convention)
+        checked(self.reduction, self.log_target, self.convention)
 
     def __call__(self, input: Array, target: Array) -> Array:
         """Loss of ``input`` against ``target``; see :func:`kl_div`."""
@@ -203,121 +191,12 @@ def kl_div_value_and_grad(
     >>> print(f"{loss:.6f}", gradient)
     0.143841 [[-0.5 -0.5]]
     """
-    check_options(reduction, log_target, convention)
-    wanted = _wanted_gradients(argnums)
-    library = _library_of(input)
-    array = None if cotangent is None or isinstance(cotangent, Real) else cotangent
-    if library in (_numpy, _torch) and _blocks.can_differentiate(input, target, array, reduction, library):
-        with quiet(library.native()):
-            loss, gradients = _blocks.value_and_grad(
-                input, target, reduction, log_target, convention, wanted, cotangent, library
-            )
-    else:
-        loss, gradients = plain_value_and_grad(input, target, reduction, log_target, convention, wanted, cotangent)
+    options = checked(reduction, log_target, convention)
+    wanted = wanted_gradients(argnums)
+    given = (
+        {"input": input, "target": target}
+        if is_number(cotangent)
+        else {"input": input, "target": target, "cotangent": cotangent}
+    )
+    loss, gradients = find(**given).value_and_grad(input, target, options, wanted, cotangent)
     return loss, tuple(gradients) if isinstance(argnums, tuple) else gradients[0]
-
-
-def plain_loss(input: Any, target: Any, reduction: Reduction, log_target: bool, convention: Convention) -> Any:
-    """Loss by the array API alone: of arrays of any library, lazy ones and such as are traced."""
-    xp, (x, y) = take(input=input, target=target)
-    return _computed(x, of_same_shape(x, y, xp), reduction, log_target, convention, xp)
-
-
-def plain_value_and_grad(
-    input: Any,
-    target: Any,
-    reduction: Reduction,
-    log_target: bool,
-    convention: Convention,
-    wanted: tuple[int, ...],
-    cotangent: Any,
-) -> tuple[Any, list[Any]]:
-    """Loss and its gradients by the array API alone."""
-    if cotangent is None or isinstance(cotangent, Real):
-        xp, (x, y) = take(input=input, target=target)
-        weight = 1.0 if cotangent is None else float(cotangent)
-    else:
-        xp, (x, y, weight) = take(input=input, target=target, cotangent=cotangent)
-    y = of_same_shape(x, y, xp)
-    _check_cotangent(cotangent, reduction, tuple(x.shape))
-    loss = _computed(x, y, reduction, log_target, convention, xp)
-    computing = computing_dtype(result_dtype(x, y, xp), xp)
-    with quiet(xp):
-        wide = [_cast(array, computing, xp) for array in (x, y)]
-        if not isinstance(weight, float):
-            weight = _cast(weight if reduction != "none" else of_equal_shape(weight, x, xp), computing, xp)
-        if 0 not in x.shape:  # there is nothing to weight otherwise
-            weight = _averaged(weight, wide[0], reduction, computing, xp)
-        gradients = []
-        for argnum in wanted:
-            gradient = loss_derivative(wide[0], wide[1], argnum, weight, log_target, convention, xp)
-            gradients.append(_cast(gradient, (x, y)[argnum].dtype, xp))
-    return loss, gradients
-
-
-def _computed(x: Any, y: Any, reduction: Reduction, log_target: bool, convention: Convention, xp: Any) -> Any:
-    dtype = result_dtype(x, y, xp)
-    computing = computing_dtype(dtype, xp) if reduction == "none" else adding_dtype(dtype, x, xp)
-    with quiet(xp):
-        if _torch.is_tensor(x):
-            loss = _torch.differentiable_loss_elements(x, y, computing, log_target, convention)
-        else:
-            x, y = (_cast(array, computing, xp) for array in (x, y))
-            loss = _elements_of(xp)(x, y, log_target, convention)
-        if reduction != "none":
-            total = _torch.sum(loss) if _torch.is_tensor(loss) else xp.sum(loss)
-            loss = _averaged(total, loss, reduction, computing, xp)
-        if computing != dtype and _torch.is_tensor(loss):
-            loss = _torch.added_up(loss)
-        return _cast(loss, dtype, xp)
-
-
-def _cast(x: Any, dtype: Any, xp: Any) -> Any:
-    # JAX records a cast to the same dtype where it differentiates, and its checkers report what was NaN before.
-    return x if x.dtype == dtype else xp.astype(x, dtype)
-
-
-def _library_of(x: Any) -> Any:
-    """Module for the library of an array of an ordinary type; ``None`` if the plain formulas are all that there is."""
-    kind: Any = type(x)
-    return None if _torch.is_compiling(x) else _library_of_type(kind)
-
-
-@lru_cache(maxsize=64)
-def _library_of_type(kind: type) -> Any:
-    return next((library for library in (_numpy, _torch, _jax) if library.is_ordinary_type(kind)), None)
-
-
-def _elements_of(xp: Any) -> Any:
-    """Function for the loss of each element, with a derivative of its own where autodiff finds no good one."""
-    if is_jax_namespace(xp):
-        return _jax.differentiable_loss_elements
-    if _mlx.is_namespace(xp):
-        return _mlx.differentiable_loss_elements
-    return partial(guarded_loss_elements, xp=xp)
-
-
-def _wanted_gradients(argnums: object) -> tuple[int, ...]:
-    wanted = argnums if isinstance(argnums, tuple) else (argnums,)
-    if not wanted or any(type(i) is not int or i not in (0, 1) for i in wanted) or len(set(wanted)) < len(wanted):
-        raise ValueError(f"argnums must be 0 (input), 1 (target) or (0, 1); got {argnums!r}")
-    return wanted
-
-
-def _check_cotangent(cotangent: Any, reduction: Reduction, shape: tuple[int, ...]) -> None:
-    """Raise for an array or a number that has not the shape of the loss of arrays of ``shape``."""
-    if cotangent is None and reduction != "none":
-        return
-    wanted = shape if reduction == "none" else ()
-    given = None if cotangent is None else tuple(getattr(cotangent, "shape", ()))
-    if given is None or not may_be_equal(given, wanted):
-        raise ValueError(
-            f"cotangent must have the loss's shape, {wanted} for reduction={reduction!r}; got"
-            f" {'no cotangent' if given is None else given}. An array of ones gives the derivative itself"
-        )
-
-
-def _averaged(value: Any, elements: Any, reduction: Reduction, dtype: Any, xp: Any) -> Any:
-    """``value`` divided by the number of the elements or of their rows, as the reduction asks."""
-    axes = {"mean": elements.ndim, "batchmean": min(elements.ndim, 1)}.get(reduction, 0)
-    return value / size_of_axes(elements, axes, dtype, xp) if axes else value

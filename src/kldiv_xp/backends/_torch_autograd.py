@@ -4,30 +4,30 @@ By autograd, the backward pass would keep what the formula computes on the way, 
 infinite for a float32 target below 3e-39.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from kldiv_xp import _blocks, _torch
 from kldiv_xp._formulas import loss_derivative, loss_elements
-from kldiv_xp._options import Convention, Reduction
+from kldiv_xp._options import Options
+
+if TYPE_CHECKING:
+    from kldiv_xp.backends.torch import Torch
 
 
 class LossElements(torch.autograd.Function):
     """Loss of each element, for any mode of autograd and the transforms of ``torch.func``."""
 
     @staticmethod
-    def forward(
-        x: torch.Tensor, y: torch.Tensor, computing: torch.dtype, log_target: bool, convention: Convention
-    ) -> torch.Tensor:
+    def forward(x: torch.Tensor, y: torch.Tensor, computing: torch.dtype, options: Options) -> torch.Tensor:
         """Loss of each element, in another dtype than that of the tensors, which are what is kept of them."""
-        elements: torch.Tensor = loss_elements(x.to(computing), y.to(computing), log_target, convention, torch)
+        elements: torch.Tensor = loss_elements(x.to(computing), y.to(computing), options, torch)
         return elements
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:  # noqa: ARG004
         """Keep of the two tensors what the derivative needs, and nothing else."""
-        x, y, *ctx.options = inputs
+        x, y, ctx.computing, ctx.options = inputs
         _save(ctx, x, y)
         ctx.save_for_forward(x, y)
         ctx.set_materialize_grads(False)  # a tangent that is missing is no array of zeros: zero times infinity is NaN
@@ -38,7 +38,7 @@ class LossElements(torch.autograd.Function):
         saved = _saved(ctx)
         gradients = _derivatives(ctx, saved, ctx.needs_input_grad[:2], (*cotangents, *cotangents))
         narrow = (g if g is None else g.to(of.dtype) for g, of in zip(gradients, saved, strict=True))
-        return *narrow, None, None, None
+        return *narrow, None, None
 
     @staticmethod
     def vmap(
@@ -62,20 +62,18 @@ class LossElements(torch.autograd.Function):
 
 
 class LossInBlocks(torch.autograd.Function):
-    """Loss of tensors for which ``_torch.is_ordinary`` holds.
+    """Loss of tensors that the backend calls ordinary.
 
     It has no ``setup_context``, with which a call takes half as long again.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, y: torch.Tensor, options: tuple[Reduction, bool, Convention]
-    ) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, y: torch.Tensor, options: Options, backend: "Torch") -> torch.Tensor:
         """Loss, with the reduction in it."""
         loss: torch.Tensor
-        loss, ctx.on_edge = _blocks.loss(x, y, *options, _torch)
+        loss, ctx.on_edge = backend.loss_in_blocks(x, y, options)
         _save(ctx, x, y)
-        ctx.options = options
+        ctx.options, ctx.backend = options, backend
         return loss
 
     @staticmethod
@@ -83,28 +81,26 @@ class LossInBlocks(torch.autograd.Function):
         """Gradients: in blocks, unless they are to be differentiated or mapped."""
         (weight,) = cotangents
         x, y = _saved(ctx)
-        reduction, log_target, convention = ctx.options
-        count = _blocks.counted(x, reduction, x.numel()) or 1
-        if torch.is_grad_enabled() or _torch.is_watched() or _is_mapped(weight):
-            computing = _torch.computing_dtype(_torch.result_dtype(x, y))
+        options, backend = ctx.options, ctx.backend
+        count = backend.counted(x, options.reduction) or 1
+        if torch.is_grad_enabled() or backend.is_watched() or _is_mapped(weight):
+            computing = backend.computing_dtype(backend.result_dtype(x, y))
             wide, weight = (x.to(computing), y.to(computing)), weight.to(computing) / count
 
             def gradient(argnum: int) -> torch.Tensor:
-                derivative = loss_derivative(*wide, argnum, weight, log_target, convention, torch)
+                derivative = loss_derivative(*wide, argnum, weight, options, torch)
                 narrow: torch.Tensor = derivative.to((x, y)[argnum].dtype)
                 return narrow
         else:
-            if reduction != "none":
+            if options.reduction != "none":
                 weight = weight.item() / count
 
             def gradient(argnum: int) -> torch.Tensor:
-                of_blocks: torch.Tensor = _blocks.gradient(
-                    x, y, argnum, weight, ctx.on_edge, log_target, convention, _torch
-                )
+                of_blocks: torch.Tensor = backend.gradient(x, y, argnum, weight, ctx.on_edge, options)
                 return of_blocks
 
-        by_x, by_y, _ = ctx.needs_input_grad
-        return gradient(0) if by_x else None, gradient(1) if by_y else None, None
+        by_x, by_y, *_ = ctx.needs_input_grad
+        return gradient(0) if by_x else None, gradient(1) if by_y else None, None, None
 
 
 def _save(ctx: Any, x: torch.Tensor, y: torch.Tensor) -> None:
@@ -139,11 +135,10 @@ def _derivatives(
     needed: tuple[bool, ...],
     weights: tuple[torch.Tensor | None, ...],
 ) -> list[torch.Tensor | None]:
-    computing, log_target, convention = ctx.options
-    x, y = (tensor.to(computing) for tensor in saved)
+    x, y = (tensor.to(ctx.computing) for tensor in saved)
     return [
         None
         if weights[argnum] is None or not needed[argnum]
-        else loss_derivative(x, y, argnum, weights[argnum], log_target, convention, torch)
+        else loss_derivative(x, y, argnum, weights[argnum], ctx.options, torch)
         for argnum in (0, 1)
     ]

@@ -1,0 +1,63 @@
+"""The array libraries: which one an array belongs to."""
+
+from array_api_compat import is_array_api_obj
+
+from kldiv_xp._arguments import listed
+from kldiv_xp._options import type_name
+from kldiv_xp.backends._standard import Array, Backend
+from kldiv_xp.backends.array_api_strict import Strict
+from kldiv_xp.backends.blosc2 import Blosc2
+from kldiv_xp.backends.cubed import Cubed
+from kldiv_xp.backends.dask import Dask
+from kldiv_xp.backends.jax import JAX
+from kldiv_xp.backends.marray import MArray
+from kldiv_xp.backends.mlx import MLX
+from kldiv_xp.backends.ndonnx import NDOnnx
+from kldiv_xp.backends.numpy import NumPy
+from kldiv_xp.backends.sparse import Sparse
+from kldiv_xp.backends.torch import Torch
+
+# PyTorch comes first: its compiler must not read the questions of the others, which look into sys.modules.
+_LIBRARIES: tuple[type[Backend], ...] = (
+    Torch, NumPy, JAX, MLX, NDOnnx, Dask, Cubed, Strict, Sparse, Blosc2, MArray
+)  # fmt: skip
+_found: dict[type, Backend] = {}
+
+
+def find(**given: Array) -> Backend:
+    """Backend of the arrays that a caller passes; raise unless they may be computed with together.
+
+    The keywords are the names of the caller's arguments, for the error messages.
+    """
+    backends = [_found.get(type(x)) or _backend_of(name, x) for name, x in given.items()]
+    first, *others = backends
+    for other in others:
+        if other is not first:
+            return _one_of(backends, given)
+    return first
+
+
+def _backend_of(name: str, x: Array) -> Backend:
+    kind = type(x)
+    library = next((library for library in _LIBRARIES if library.owns(kind)), None)
+    if library is None:
+        if not is_array_api_obj(x):
+            raise TypeError(
+                f"{name} must be an array (of NumPy, JAX, PyTorch, CuPy, ...), got {type_name(x)};"
+                " pass the array that it holds, or make one with the asarray function of your array library"
+            )
+        library = Backend
+    backend = library.of(x)
+    known = (other for other in _found.values() if type(other) is library and other.xp is backend.xp)
+    _found[kind] = backend = next(known, backend)
+    return backend
+
+
+def _one_of(backends: list[Backend], given: dict[str, Array]) -> Backend:
+    for backend in backends:
+        if all(other is backend or backend.converts(other) for other in backends):
+            return backend
+    for backend, (name, x) in zip(backends, given.items(), strict=True):
+        backend.taken(name, x)  # an array that is refused is what the caller should hear of first
+    types = listed(map(type_name, given.values()))
+    raise TypeError(f"{listed(given)} must come from one array library, got {types}; convert them to arrays of one")

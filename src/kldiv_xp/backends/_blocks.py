@@ -1,0 +1,210 @@
+"""Losses and gradients of arrays in memory, evaluated on the CPU in blocks that fit into its cache.
+
+What the formulas need beside the arrays stays in the cache then, and does not grow with the arrays. Few elements are
+one block, and take microseconds: each call of a function counts there.
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, ClassVar
+
+from kldiv_xp._arguments import is_number
+from kldiv_xp._formulas import derivative_by_log_target, derivative_off_edge, edge_of, loss_off_edge
+from kldiv_xp._options import Options, Reduction
+from kldiv_xp.backends._standard import Array, Backend, DType
+
+
+class InBlocks(Backend):
+    """A library with arrays in memory.
+
+    The blocks are computed with the library's own namespace ``native``, which is quicker to call than the wrapped one.
+    """
+
+    native: Any
+    few: ClassVar[int]
+    """Elements that are evaluated at once."""
+
+    @abstractmethod
+    def is_ordinary(self, x: Array, y: Any) -> bool:
+        """Whether ``x`` and ``y`` are in memory, of one shape, and mean nothing but their elements."""
+
+    @abstractmethod
+    def needs_grad(self, *arrays: Array) -> bool:
+        """Whether autodiff records what is done with these."""
+
+    @abstractmethod
+    def size_of(self, x: Array) -> int:
+        """Number of elements."""
+
+    @abstractmethod
+    def strides_of(self, x: Array) -> tuple[int, ...]:
+        """Distance in memory between neighbours along each axis."""
+
+    @abstractmethod
+    def empty_like(self, x: Array, dtype: DType) -> Array:
+        """New array, in the memory order of ``x``."""
+
+    @abstractmethod
+    def number(self, value: float, dtype: DType) -> Array:
+        """A number as a 0-d array."""
+
+    @abstractmethod
+    def block_size(self) -> int:
+        """Elements of a block."""
+
+    @abstractmethod
+    def each(self, function: Callable[..., Any], blocks: Iterable[tuple[Array, ...]]) -> list[Any]:
+        """Results of the function for each block."""
+
+    def value_and_grad(
+        self, input: Array, target: Array, options: Options, wanted: tuple[int, ...], cotangent: Array | float | None
+    ) -> tuple[Array, list[Array]]:
+        """The loss of what a caller passes, and its gradients by the arguments in ``wanted``."""
+        if not self._can_differentiate(input, target, options.reduction, cotangent):
+            return super().value_and_grad(input, target, options, wanted, cotangent)
+        with self.quiet():
+            loss, on_edge = self.loss_in_blocks(input, target, options)
+            if options.reduction == "none":
+                weight = cotangent
+            else:
+                count = self.counted(input, options.reduction) or 1
+                weight = (1.0 if cotangent is None else float(cotangent)) / count
+            return loss, [self.gradient(input, target, argnum, weight, on_edge, options) for argnum in wanted]
+
+    def loss_in_blocks(self, x: Array, y: Array, options: Options) -> tuple[Array, bool]:
+        """Loss, and whether some elements may be on the edge."""
+        if options.reduction == "none":
+            return self._unreduced(x, y, options)
+        value, on_edge = self._added_up(x, y, options)
+        if options.reduction != "sum":
+            count = self.counted(x, options.reduction)
+            value = value / count if count else math.nan
+        return self.number(value, self.result_dtype(x, y)), on_edge
+
+    def counted(self, x: Array, reduction: Reduction) -> int:
+        """Number of the elements or of their rows, if the reduction divides by them, else 1."""
+        if reduction == "batchmean":
+            length: int = x.shape[0] if x.ndim else 1
+            return length
+        return self.size_of(x) if reduction == "mean" else 1
+
+    def gradient(
+        self, x: Array, y: Array, argnum: int, weight: Array | float, on_edge: bool, options: Options
+    ) -> Array:
+        """Derivatives by one of the arrays times ``weight``, which is a number or one for each element."""
+        xp, of = self.native, (x, y)[argnum]
+        computing = self.computing_dtype(self.result_dtype(x, y))
+
+        def off_edge(x: Array, y: Array, weight: Array | float) -> Array:
+            if argnum and options.log_target:
+                derivative = derivative_by_log_target(x, y, xp.exp(y))
+                if math.isfinite(derivative.sum().item()):  # else something overflows, which the weight may prevent
+                    return derivative * weight
+            return derivative_off_edge(x, y, argnum, weight, options.log_target, xp)
+
+        def gradient_of(x: Array, y: Array, weight: Array | float) -> Array:
+            y = self.cast(y, computing)
+            derivative = off_edge(x, y, weight)
+            # By the target there may be some all the same: where a library's own xlogy gives zero.
+            edge = edge_of(x, y, options, xp) if on_edge or argnum else None
+            return derivative if edge is None else xp.where(edge, 0.0, derivative)
+
+        if self.size_of(x) <= self.few:
+            return self.cast(gradient_of(x, y, weight), of.dtype)
+
+        def write(out: Array, x: Array, y: Array, weight: Array | float = weight) -> None:
+            out[...] = gradient_of(x, y, weight)
+
+        out = self.empty_like(of, of.dtype)
+        self.each(write, self.blocks(*((out, x, y) if isinstance(weight, float) else (out, x, y, weight))))
+        return out
+
+    def blocks(self, *arrays: Array) -> Iterator[tuple[Array, ...]]:
+        """Views of the arrays, block by block in the order in which the first of them lies in memory."""
+        first, block_size = arrays[0], self.block_size()
+        size = self.size_of(first)
+        if size <= block_size:
+            yield arrays
+            return
+        strides = self.strides_of(first)
+        axis = max((i for i, n in enumerate(first.shape) if n > 1), key=lambda i: abs(strides[i]))
+        length = first.shape[axis]
+        most = max(1, block_size * length // size)
+        step = -(-length // -(-length // most))  # of even length
+        for start in range(0, length, step):
+            part = (*(slice(None),) * axis, slice(start, start + step))
+            yield from self.blocks(*(array[part] for array in arrays))
+
+    def _can_differentiate(self, x: Array, y: Array, reduction: Reduction, cotangent: Any) -> bool:
+        if not self.is_ordinary(x, y):
+            return False
+        if is_number(cotangent):
+            return reduction != "none" and not self.needs_grad(x, y)
+        like, shape = (x, x.shape) if reduction == "none" else (cotangent, ())
+        return (
+            self.owns(type(cotangent))
+            and self.is_ordinary(like, cotangent)
+            and cotangent.shape == shape
+            and not self.needs_grad(x, y, cotangent)
+        )
+
+    def _unreduced(self, x: Array, y: Array, options: Options) -> tuple[Array, bool]:
+        dtype = self.result_dtype(x, y)
+        computing = self.computing_dtype(dtype)
+        if self.size_of(x) <= self.few:
+            elements, _, on_edge = self._evaluated(x, self.cast(y, computing), False, options)
+            return self.cast(elements, dtype), on_edge
+        on_edge = False
+
+        def write(out: Array, x: Array, y: Array) -> None:
+            nonlocal on_edge
+            out[...], _, found = self._evaluated(x, self.cast(y, computing), on_edge, options)
+            if found:  # never unset by another thread
+                on_edge = True
+
+        out = self.empty_like(x, dtype)
+        self.each(write, self.blocks(out, x, y))
+        return out, on_edge
+
+    def _added_up(self, x: Array, y: Array, options: Options) -> tuple[float, bool]:
+        """Sum of the loss, and whether some elements may be on the edge.
+
+        In float64, as the terms of close distributions cancel, and a float32 logarithm may err to one side.
+        """
+        float64 = self.native.float64
+        if self.size_of(x) <= self.few:
+            return self._evaluated(x, self.cast(y, float64), False, options)[1:]
+        on_edge = False
+
+        def sum_of(x: Array, y: Array) -> float:
+            nonlocal on_edge
+            _, value, found = self._evaluated(x, self.cast(y, float64), on_edge, options)
+            if found:  # never unset by another thread
+                on_edge = True
+            return value
+
+        return sum(self.each(sum_of, self.blocks(x, y))), on_edge
+
+    def _evaluated(self, x: Array, y: Array, on_edge: bool, options: Options) -> tuple[Array, float, bool]:
+        """Loss of each element, their sum, and whether some may be on the edge, as those before may be.
+
+        Whatever is on the edge is NaN by the formula, or right: only if the sum is not finite need anyone look for it.
+        """
+        xp = self.native
+        if not on_edge:
+            elements = loss_off_edge(x, y, options, xp, in_place=True)
+            value = elements.sum().item()
+            if math.isfinite(value):
+                return elements, value, False
+        edge = edge_of(x, y, options, xp)
+        if edge is None:
+            return elements, value, False
+        # By arithmetic first: where() may take five times as long, and the logarithm of zero eight times.
+        off_edge = ~edge
+        elements = loss_off_edge(x, y * off_edge + edge, options, xp) * off_edge
+        value = elements.sum().item()
+        if not math.isfinite(value):  # infinity times zero
+            elements = xp.where(edge, 0.0, loss_off_edge(x, y, options, xp))
+            value = elements.sum().item()
+        return elements, value, True

@@ -1,0 +1,58 @@
+"""Dask, whose arrays are computed later, block by block, and may not know their sizes before."""
+
+import sys
+from typing import Any
+
+from kldiv_xp._arguments import all_known
+from kldiv_xp.backends._on_numpy import OnNumPy
+from kldiv_xp.backends._standard import Array
+from kldiv_xp.backends.numpy import refuse_subclass
+
+
+class Dask(OnNumPy):
+    """Arrays of Dask."""
+
+    lazy = has_bfloat16 = True
+
+    @classmethod
+    def owns(cls, kind: type) -> bool:
+        """Whether arrays of this type are Dask's."""
+        library = sys.modules.get("dask.array")
+        return library is not None and issubclass(kind, library.Array)
+
+    def taken(self, name: str, x: Array) -> Array:
+        """The array; raise for one in blocks of a subclass of NumPy's arrays, such as masked ones."""
+        refuse_subclass(name, x._meta)
+        return x
+
+    def of_equal_shape(self, x: Array, like: Array) -> Array:
+        """``x``, whose chunks of unknown sizes are compared with those of ``like`` when they are computed.
+
+        Dask pairs such chunks in their order, and broadcasts a chunk of length 1 against one of another length.
+        """
+        sizes = [tuple(map(_known, array.shape)) for array in (x, like)]
+        if sizes[0] == sizes[1] and all_known(sizes[0]):
+            return x
+        unknown = [axis for axis, pair in enumerate(zip(*sizes, strict=True)) if None in pair]
+        if sizes[0] != sizes[1] or any(x.numblocks[axis] != like.numblocks[axis] for axis in unknown):
+            raise ValueError(
+                f"chunks whose sizes are unknown cannot be matched with others: got arrays of shape {tuple(x.shape)} in"
+                f" {x.numblocks} chunks and {tuple(like.shape)} in {like.numblocks}; call compute_chunk_sizes() on each"
+            )
+        axes = tuple(range(x.ndim))
+        da = sys.modules["dask.array"]
+        result: Array = da.blockwise(_block_of_equal_shape, axes, x, axes, like, axes, dtype=x.dtype, meta=x._meta)
+        return result
+
+
+def _known(size: Any) -> Any:
+    return size if size == size else None  # NaN is not equal to itself
+
+
+def _block_of_equal_shape(x: Any, like: Any) -> Any:
+    if x.shape != like.shape:
+        raise ValueError(
+            "arrays must have the same shape, but sizes that were unknown are not equal: a chunk of"
+            f" shape {x.shape} meets one of shape {like.shape}"
+        )
+    return x

@@ -1,0 +1,25 @@
+"""pydata/sparse, which stores the elements other than zero, and computes with NumPy."""
+
+import sys
+
+from kldiv_xp._options import type_name
+from kldiv_xp.backends._on_numpy import OnNumPy
+from kldiv_xp.backends._standard import Array
+
+
+class Sparse(OnNumPy):
+    """Sparse arrays."""
+
+    @classmethod
+    def owns(cls, kind: type) -> bool:
+        """Whether arrays of this type are sparse ones."""
+        library = sys.modules.get("sparse")
+        return library is not None and issubclass(kind, library.SparseArray)
+
+    def taken(self, name: str, x: Array) -> Array:
+        """The array; raise for a dictionary of keys."""
+        if isinstance(x, sys.modules["sparse"].DOK):
+            raise TypeError(
+                f"{name} is a {type_name(x)}, which has no reductions; convert it with asformat('coo') first"
+            )
+        return x

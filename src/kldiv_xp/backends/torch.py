@@ -1,0 +1,223 @@
+"""PyTorch: tensors in memory are evaluated in blocks, others by the plain formulas.
+
+Both have the closed form as their derivative.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from kldiv_xp._formulas import edge_of, guarded_loss_elements, loss_elements, loss_off_edge
+from kldiv_xp._options import Options
+from kldiv_xp.backends._blocks import InBlocks
+from kldiv_xp.backends._standard import Array, DType
+
+FEW = 2**12
+
+# Devices that torch.is_autocast_enabled refuses. torch.amp.is_autocast_available, which says so, cannot be traced by
+# torch.compile before PyTorch 2.12.
+_WITHOUT_AUTOCAST = ("meta", "lazy", "vulkan")
+
+
+class Torch(InBlocks):
+    """Tensors."""
+
+    few = FEW
+
+    @classmethod
+    def owns(cls, kind: type) -> bool:
+        """Whether arrays of this type are tensors."""
+        # Of what torch.compile reads, nothing may ask sys.modules: it would look at all of them, and some import others
+        # when they are looked at.
+        if not hasattr(kind, "__torch_function__"):
+            return False
+        import torch
+
+        return issubclass(kind, torch.Tensor)
+
+    @classmethod
+    def of(cls, x: Array) -> "Torch":  # noqa: ARG003
+        """Backend for tensors."""
+        # Not array_namespace, which asks a cached function, of which torch.compile warns.
+        import array_api_compat.torch
+
+        return cls(array_api_compat.torch)
+
+    def __init__(self, xp: Any) -> None:
+        import torch
+
+        super().__init__(xp)
+        self.native = torch
+        self._ordinary = (torch.Tensor, torch.nn.Parameter)
+        self._dtypes = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
+
+    def taken(self, name: str, x: Array) -> Array:
+        """The tensor; raise for one that lacks comparisons or sizes, or whose meaning would be lost."""
+        if x.is_nested:
+            raise TypeError(f"{name} is a nested tensor, whose sizes differ from row to row; pass its values() instead")
+        if x.layout is not self.native.strided:
+            raise TypeError(f"{name} is a tensor of layout {x.layout}; call its method to_dense() first")
+        if type(x).__name__ == "MaskedTensor":
+            raise TypeError(f"{name} is a masked tensor; pass its get_data(), with targets of 0 for what is masked")
+        return x
+
+    def device_of(self, x: Array) -> Any:
+        """Device of ``x``; of a DTensor the mesh that it is spread over."""
+        return getattr(x, "device_mesh", x.device)
+
+    def result_dtype(self, x: Array, y: Array) -> DType:
+        """Promoted dtype; at least float32 under autocast, as for ``torch.nn.functional.kl_div``."""
+        torch = self.native
+        # Not torch.result_type, which torch.compile cannot trace with dynamic shapes.
+        dtype = torch.promote_types(x.dtype, y.dtype)
+        kind = x.device.type
+        if kind not in _WITHOUT_AUTOCAST and torch.is_autocast_enabled(kind):
+            dtype = torch.promote_types(dtype, torch.float32)
+        return dtype
+
+    def computing_dtype(self, dtype: DType) -> DType:
+        """Dtype to compute in: 16 bits are too few for sums, and for the terms that cancel."""
+        return self.native.float64 if dtype is self.native.float64 else self.native.float32
+
+    def cast(self, x: Array, dtype: DType) -> Array:
+        """``x`` in another dtype; itself where it has that already."""
+        return x if x.dtype is dtype else x.to(dtype)
+
+    def elements(self, x: Array, y: Array, dtype: DType, options: Options) -> Array:
+        """Loss of each element, with the closed form as its derivative unless a compiler looks for one of its own."""
+        torch = self.native
+        if torch.compiler.is_compiling() or torch._C._is_tracing() or type(x) not in self._ordinary:
+            return guarded_loss_elements(x.to(dtype), y.to(dtype), options, self.xp)
+        if not (self.is_watched() or self.needs_grad(x, y)):
+            return loss_elements(x.to(dtype), y.to(dtype), options, self.xp)
+        from kldiv_xp.backends._torch_autograd import LossElements
+
+        return LossElements.apply(x, y, dtype, options)  # type: ignore[no-untyped-call]
+
+    def sum(self, x: Array) -> Array:
+        """Sum of all elements: on the CPU in float64, because compiled code adds one behind the other.
+
+        See https://github.com/pytorch/pytorch/issues/154703. GPUs add in blocks, and not all are fast in float64.
+        """
+        torch = self.native
+        return torch.sum(x, dtype=torch.float64) if x.device.type == "cpu" else torch.sum(x)
+
+    def rounded(self, loss: Array, dtype: DType) -> Array:
+        """The loss, in the dtype of the result, with the parts of a sum that the processes of a DTensor hold added up.
+
+        A DTensor leaves that to whoever looks at the sum, and would add up what has been rounded to 16 bits by then.
+        """
+        placements = getattr(loss, "placements", ())
+        if loss.dtype != dtype and any(p.is_partial() for p in placements):
+            from torch.distributed.tensor import Replicate
+
+            loss = loss.redistribute(placements=[Replicate() if p.is_partial() else p for p in placements])
+        return self.cast(loss, dtype)
+
+    def loss(self, input: Array, target: Array, options: Options) -> Array:
+        """The loss of what a caller passes."""
+        if self.native.compiler.is_compiling() or not self.is_ordinary(input, target):
+            return super().loss(input, target, options)
+        recorded = self.needs_grad(input, target)
+        size = input.numel()
+        if 0 < size <= self.few and options.reduction != "none" and not (recorded and target.requires_grad):
+            few = self._loss_of_few(input, target, options, recorded)
+            if few is not None:
+                return few
+        if recorded:
+            from kldiv_xp.backends._torch_autograd import LossInBlocks
+
+            return LossInBlocks.apply(input, target, options, self)  # type: ignore[no-untyped-call]
+        return self.loss_in_blocks(input, target, options)[0]
+
+    def _loss_of_few(self, x: Array, y: Array, options: Options, recorded: bool) -> Array | None:
+        """Reduced loss of so few elements that each operation takes longer than the arithmetic; ``None`` on most edges.
+
+        By the input the formula is linear, so that autograd finds the closed form, and keeps the probabilities alone.
+        """
+        torch, dtype = self.native, x.dtype
+        if dtype is not y.dtype or not (dtype is torch.float32 or dtype is torch.float64):
+            return None
+        elements = loss_off_edge(x, y, options, torch, in_place=True)
+        total = elements.sum()
+        value = total.item()
+        if not math.isfinite(value):  # something may be on the edge: see InBlocks
+            edge = edge_of(x, y, options, torch)
+            # Autograd multiplies by each probability, and zero times one of -inf is NaN.
+            if edge is not None and (not recorded or options.log_target or math.isfinite(y.sum().item())):
+                total = torch.where(edge, 0.0, elements).sum()
+                value = total.item()
+        if not math.isfinite(value):
+            return None
+        count = self.counted(x, options.reduction)
+        if recorded:
+            return total / count if count > 1 else total
+        return total.fill_(value / count)
+
+    def is_ordinary(self, x: Array, y: Any) -> bool:
+        """Whether ``x`` and ``y`` are in memory, of one shape, and mean nothing but their elements.
+
+        No one but autograd's reverse mode may watch what is done with them.
+        """
+        strided = self.native.strided
+        return (
+            type(x) in self._ordinary
+            and type(y) in self._ordinary
+            and not self.is_watched()  # before the shapes, which torch.jit.trace makes tensors
+            and x.is_cpu
+            and y.is_cpu
+            and x.dtype in self._dtypes
+            and (y.dtype is x.dtype or y.dtype in self._dtypes)
+            and x.layout is strided
+            and y.layout is strided
+            and not x.is_nested  # then it has no shape
+            and not y.is_nested
+            and x.shape == y.shape
+        )
+
+    def is_watched(self) -> bool:
+        """Whether what is done with tensors is transformed, traced or differentiated in forward mode.
+
+        PyTorch asks itself these questions in ``torch.autograd.function`` and ``torch.autograd.forward_ad``, and has no
+        public names for them.
+        """
+        inside = self.native._C
+        watched: bool = (
+            inside._are_functorch_transforms_active()
+            or inside._len_torch_dispatch_stack() > 0
+            or inside._is_tracing()
+            or self.native.autograd.forward_ad._current_level >= 0
+        )
+        return watched
+
+    def needs_grad(self, *arrays: Array) -> bool:
+        """Whether autograd records what is done with these."""
+        return any(x.requires_grad for x in arrays) and self.native.is_grad_enabled()
+
+    def size_of(self, x: Array) -> int:
+        """Number of elements."""
+        size: int = x.numel()
+        return size
+
+    def strides_of(self, x: Array) -> tuple[int, ...]:
+        """Distance in memory between neighbours along each axis."""
+        strides: tuple[int, ...] = x.stride()
+        return strides
+
+    def empty_like(self, x: Array, dtype: DType) -> Array:
+        """New tensor, in the memory order of ``x``."""
+        return self.native.empty_like(x, dtype=dtype)
+
+    def number(self, value: float, dtype: DType) -> Array:
+        """A number as a 0-d tensor on the CPU, whatever the default device."""
+        # In float64 first, for what is too large to be infinite.
+        return self.native.scalar_tensor(value, dtype=self.native.float64, device="cpu").to(dtype)
+
+    def block_size(self) -> int:
+        """Elements of a block: PyTorch gives each thread at least 32768, and temporaries are to stay below 8 MiB."""
+        threads: int = self.native.get_num_threads()
+        return 2**15 * min(max(threads, 2), 4)
+
+    def each(self, function: Callable[..., Any], blocks: Iterable[tuple[Array, ...]]) -> list[Any]:
+        """Results of the function for each block."""
+        return [function(*block) for block in blocks]
