@@ -20,6 +20,7 @@ from conformance.run import judge_implementation, recorded_implementations
 
 CORPUS = record.load_corpus()
 COMMITTED = sorted(RECORDINGS.glob("*.npz"))
+ON_CPU = [path for path in COMMITTED if "cuda" not in path.name and "cupy" not in path.name]
 SOME = RECORDINGS / "oneflow.nn.KLDivLoss-0.9.0.npz"
 ENVIRONMENTS = Path(__file__).parents[1] / "build" / "environments"
 ENVIRONMENT_OF = {"oneflow": "oneflow", "torch": "torch-1.10"}
@@ -28,8 +29,7 @@ ENVIRONMENT_OF = {"oneflow": "oneflow", "torch": "torch-1.10"}
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
 def test_a_committed_recording_is_small_and_of_this_corpus(path: Path) -> None:
     assert path.stat().st_size < 2**20
-    implementation = read_recording(path, CORPUS)
-    assert path.name.startswith(implementation.label.replace(" ", "-"))
+    assert path.name == record.file_name(read_recording(path, CORPUS))
 
 
 def _environment(library: str) -> str:
@@ -53,7 +53,7 @@ def recorded_now(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
     return recorded_now
 
 
-@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: f"{_environment(path.name.split('.')[0])}-{path.stem}")
+@pytest.mark.parametrize("path", ON_CPU, ids=lambda path: f"{_environment(path.name.split('.')[0])}-{path.stem}")
 def test_a_committed_recording_matches_what_its_framework_gives_now(
     path: Path, recorded_now: Callable[[str], Path]
 ) -> None:
