@@ -104,6 +104,18 @@ def test_what_is_read_is_what_was_recorded(tmp_path: Path) -> None:
             np.testing.assert_array_equal(again.loss.values.ravel(), kept)
 
 
+def test_a_case_that_was_left_out_of_a_recording_is_not_run(tmp_path: Path) -> None:
+    plain, path = Plain("plain", "numpy"), tmp_path / "plain.npz"
+    taken = [case for case in CORPUS.cases if case.group == "documentation"]
+    left_out = record.Outcome(left_out="a sample")
+    record.write_recording(path, plain, CORPUS, [plain.run(c) if c in taken else left_out for c in CORPUS.cases])
+    for everything in (False, True):
+        judgement = judge_implementation(read_recording(path, CORPUS), CORPUS.cases, everything=everything)
+        not_run = {c.case for c in judgement.comparisons if c.verdict == Verdict.NOT_RUN}
+        assert not_run == {case.id for case in CORPUS.cases} - {case.id for case in taken}
+        assert {c.detail for c in judgement.comparisons if c.case in not_run} == {"a sample"}
+
+
 def test_the_recorder_is_one_file_that_needs_numpy_alone(tmp_path: Path) -> None:
     recorder = tmp_path / "record.py"
     recorder.write_bytes(Path(record.__file__).read_bytes())
@@ -112,19 +124,23 @@ def test_the_recorder_is_one_file_that_needs_numpy_alone(tmp_path: Path) -> None
         "from conformance.record import Implementation, Outcome, as_result\n"
         "class Zero(Implementation):\n"
         "    def version(self): return '1.0'\n"
+        "    def left_out(self, case): return None if case.group == 'documentation' else 'a sample'\n"
         "    def compute(self, case):\n"
         "        loss = numpy.zeros(numpy.broadcast(case.input.values, case.target.values).shape, 'float32')\n"
         "        return Outcome(as_result(loss, 'float32'), unsupported='none')\n"
-        "def implementations(): yield Zero('zero', 'zero')\n"
+        "def implementations(): yield from (Zero('zero', 'zero'), Zero('one', 'one'))\n"
     )
     for package in Path(np.__file__).parents[1].glob("numpy*"):
         (tmp_path / "site").mkdir(exist_ok=True)
         (tmp_path / "site" / package.name).symlink_to(package)
     command = [sys.executable, "-S", str(recorder), "adapter.py", "--corpus", str(record.CORPUS), "--output", "out"]
+    command += ["--implementation", "zer", "--sample"]
     environment = {"PYTHONPATH": str(tmp_path / "site")}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert read_recording(tmp_path / "out" / "zero-1.0.npz", CORPUS).version() == "1.0"
+    recorded = read_recording(tmp_path / "out" / "zero-1.0.npz", CORPUS)
+    assert recorded.version() == "1.0"
+    assert {case.group for case in CORPUS.cases if recorded.run(case).left_out is None} == {"documentation"}
 
 
 @pytest.mark.parametrize("shape", sorted({case.input.values.shape for case in CORPUS.cases if case.input.is_array}))
