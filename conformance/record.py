@@ -633,6 +633,11 @@ def write_recording(path: Path, implementation: Implementation, corpus: Corpus, 
             temporary.unlink()
 
 
+def file_name(implementation: Implementation) -> str:
+    """Name of an implementation's recording."""
+    return f"{re.sub('[^A-Za-z0-9._]+', '-', implementation.label).strip('-')}.npz"
+
+
 def _revision() -> dict[str, str]:
     """Commit of the checkout that this file is in, which is also what recordings of ``kldiv_xp`` were made of."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
@@ -764,7 +769,7 @@ def main() -> int:
         if reason is not None:
             print(f"{implementation.label}: not run: {reason}", file=sys.stderr)
             continue
-        path = options.output / f"{re.sub('[^A-Za-z0-9._]+', '-', implementation.label).strip('-')}.npz"
+        path = options.output / file_name(implementation)
         if path in recordings:
             parser.error(f"{recordings[path].label} and {implementation.label} would both be written to {path}")
         obstacle = _obstacle(path, (options.adapter, options.corpus))

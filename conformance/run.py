@@ -1,4 +1,4 @@
-"""A run of the suite: every implementation over every case, judged; in two or more processes."""
+"""A run of the suite: every implementation over every case, judged; in one process or more."""
 
 import platform
 from collections import Counter
@@ -158,6 +158,8 @@ def judge_all(
 
     ``progress`` is called with a label and the number of cases that were judged since the last call.
     """
+    if processes == 1:
+        return [_judge_label(label, question, lambda tick: progress(*tick)) for label in question.labels]
     judgements: dict[str, Judgement] = {}
     # A process that is forked after JAX or PyTorch has started its threads may hang.
     spawn = get_context("spawn")
@@ -165,7 +167,7 @@ def judge_all(
         ticks: Queue[tuple[str, int]] = manager.Queue()
         # What compiles takes longest, and is best not begun last.
         order = sorted(question.labels, key=lambda label: "jit" not in label and "compile" not in label)
-        pending = {pool.submit(_judge_label, label, question, ticks) for label in order}
+        pending = {pool.submit(_judge_label, label, question, ticks.put) for label in order}
         while pending:
             done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
             while not ticks.empty():
@@ -217,7 +219,7 @@ def expected_outcome(against: Implementation, case: Case) -> Outcome:
     return _expected_outcomes[key]
 
 
-def _judge_label(label: str, question: Question, ticks: "Queue[tuple[str, int]]") -> Judgement:
+def _judge_label(label: str, question: Question, tick: Callable[[tuple[str, int]], object]) -> Judgement:
     known = _known(question.files)
     cases = [case for case in _corpus().cases if case.group in question.groups]
     return judge_implementation(
@@ -225,7 +227,7 @@ def _judge_label(label: str, question: Question, ticks: "Queue[tuple[str, int]]"
         cases,
         known[question.reference],
         everything=question.everything,
-        progress=lambda count: ticks.put((label, count)),
+        progress=lambda count: tick((label, count)),
     )
 
 

@@ -6,25 +6,23 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 import pytest
-from torch import cuda
 
 import conformance.__main__ as conformance
 from conformance import build_corpus, export_onnx, record, support
 from conformance.output import OutputError, replacing, write_text
 from conformance.report import html
-from conformance.run import Judgement, Question, _judge_label, _known
+from conformance.run import Judgement, Question, _known, judge_all
 from conformance.test_recordings import SOME
 
 Main = Callable[[Sequence[str]], int]
-JudgeAll = Callable[..., list[Judgement]]
 
-DOCUMENTATION = ["-g", "documentation"]
+DOCUMENTATION = ["-g", "documentation", "--processes", "1"]
 ADAPTER = """
 import pathlib
 from conformance.record import Implementation, Outcome
@@ -237,17 +235,9 @@ def test_a_recording_that_fails_leaves_the_old_one(
     assert set(Path().iterdir()) == before
 
 
-@pytest.fixture
-def judge_here(monkeypatch: pytest.MonkeyPatch) -> JudgeAll:
-    """Judges without other processes, which take longer to start than a few cases to judge."""
-
+@pytest.fixture(autouse=True)
+def forget_recordings() -> None:
     _known.cache_clear()  # other tests have other files of these names
-
-    def judge_all(question: Question, **_: Any) -> list[Judgement]:
-        return [_judge_label(label, question, SimpleQueue()) for label in question.labels]  # type: ignore[arg-type]
-
-    monkeypatch.setattr(conformance, "judge_all", judge_all)
-    return judge_all
 
 
 @pytest.mark.usefixtures("place")
@@ -262,13 +252,12 @@ def judge_here(monkeypatch: pytest.MonkeyPatch) -> JudgeAll:
 def test_a_report_that_fails_after_the_work_leaves_the_verdict_and_the_other_reports(
     obstacle: Callable[[Path], object],
     reason: str,
-    judge_here: JudgeAll,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def while_something_comes_in_the_way(question: Question, **options: Any) -> list[Judgement]:
         obstacle(Path("bad.html"))
-        return judge_here(question, **options)
+        return judge_all(question, **options)
 
     monkeypatch.setattr(conformance, "judge_all", while_something_comes_in_the_way)
     reports = ["--write", "bad.html", "--write", "new/good.json"]
@@ -284,17 +273,17 @@ def test_a_report_that_fails_after_the_work_leaves_the_verdict_and_the_other_rep
 
 @pytest.mark.usefixtures("place")
 def test_a_recording_that_goes_while_it_is_judged_is_named(
-    judge_here: JudgeAll, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def without_the_file(question: Question, **options: Any) -> list[Judgement]:
         Path("in.npz").unlink()
-        return judge_here(question, **options)
+        return judge_all(question, **options)
 
     monkeypatch.setattr(conformance, "judge_all", without_the_file)
     assert "in.npz: cannot be read" in refusal(conformance.main, ["judge", "in.npz", *DOCUMENTATION], capsys)
 
 
-@pytest.mark.usefixtures("judge_here", "place")
+@pytest.mark.usefixtures("place")
 def test_a_minus_sign_is_the_standard_output_with_nothing_else_on_it(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["report", "in.npz", *DOCUMENTATION, "--format", "markdown", "--output"]
     assert conformance.main([*arguments, "-"]) == 0
@@ -306,11 +295,11 @@ def test_a_minus_sign_is_the_standard_output_with_nothing_else_on_it(capsys: pyt
 
 def test_the_command_exits_with_zero_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = tmp_path / "new" / "report.json"
-    status = conformance.main(["-i", "kldiv_xp numpy", "-i", "cupy", *DOCUMENTATION, "--write", str(report)])
+    status = conformance.main(["-i", "kldiv_xp numpy", "-i", "dpnp", *DOCUMENTATION, "--write", str(report)])
     printed = capsys.readouterr().out
     assert status == 0
     assert "0 differ" in printed
-    assert "no CUDA device" in printed
+    assert "dpnp is not installed" in printed
     assert '"label": "kldiv_xp numpy [oneflow]"' in report.read_text(encoding="utf-8")
 
 
@@ -322,9 +311,9 @@ def test_the_command_says_what_there_is_to_choose_from(option: str, capsys: pyte
     assert ("kldiv_xp numpy [oneflow]" if option == "-i" else "edge") in capsys.readouterr().err
 
 
-@pytest.mark.skipif(cuda.is_available(), reason="there is a CUDA device, so that something is judged")
+@pytest.mark.skipif(find_spec("dpnp") is not None, reason="dpnp is installed, so that something is judged")
 def test_a_run_that_judges_nothing_does_not_pass() -> None:
-    assert conformance.main(["-i", "torch cuda", *DOCUMENTATION]) == 2
+    assert conformance.main(["-i", "dpnp", *DOCUMENTATION]) == 2
 
 
 @pytest.mark.parametrize("main", [conformance.main, support.main])
