@@ -42,7 +42,7 @@ def _adds_up_in_float64(implementation: Implementation) -> bool:
 _BY_AUTOGRAD = ("kldiv_xp torch.compile", "kldiv_xp torch.export", "kldiv_xp torch DTensor")
 """PyTorch differentiates the formula, as it does to compile it; elsewhere the gradient is the closed form."""
 _IN_BLOCKS = ("kldiv_xp torch", "kldiv_xp torch, closed form", "kldiv_xp torch, small blocks")
-_COMPUTE_WITH_NUMPY = ("array-api-strict", "dask", "cubed", "sparse")
+_COMPUTE_WITH_NUMPY = ("array-api-strict", "autograd", "dask", "cubed", "sparse")
 
 
 def _xla_on_cpu(implementation: Implementation) -> bool:

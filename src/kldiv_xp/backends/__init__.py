@@ -1,26 +1,32 @@
 """The array libraries: which one an array belongs to."""
 
+from pkgutil import resolve_name
+
 from array_api_compat import is_array_api_obj
 
 from kldiv_xp._arguments import listed
 from kldiv_xp._options import type_name
 from kldiv_xp.backends._standard import Array, Backend
-from kldiv_xp.backends.array_api_strict import Strict
-from kldiv_xp.backends.blosc2 import Blosc2
-from kldiv_xp.backends.cubed import Cubed
-from kldiv_xp.backends.dask import Dask
-from kldiv_xp.backends.jax import JAX
-from kldiv_xp.backends.marray import MArray
-from kldiv_xp.backends.mlx import MLX
-from kldiv_xp.backends.ndonnx import NDOnnx
-from kldiv_xp.backends.numpy import NumPy
-from kldiv_xp.backends.sparse import Sparse
-from kldiv_xp.backends.torch import Torch
 
-# PyTorch comes first: its compiler must not read the questions of the others, which look into sys.modules.
-_LIBRARIES: tuple[type[Backend], ...] = (
-    Torch, NumPy, JAX, MLX, NDOnnx, Dask, Cubed, Strict, Sparse, Blosc2, MArray
-)  # fmt: skip
+# Each is asked in this order whether it owns a type of arrays. PyTorch comes first: its compiler reads what is asked, and
+# the others look into sys.modules.
+_LIBRARIES: tuple[type[Backend], ...] = tuple(
+    resolve_name(f"{__name__}.{name}")
+    for name in (
+        "torch.Torch",
+        "numpy.NumPy",
+        "jax.JAX",
+        "mlx.MLX",
+        "ndonnx.NDOnnx",
+        "dask.Dask",
+        "cubed.Cubed",
+        "array_api_strict.Strict",
+        "sparse.Sparse",
+        "autograd.Autograd",
+        "blosc2.Blosc2",
+        "marray.MArray",
+    )
+)
 _found: dict[type, Backend] = {}
 
 

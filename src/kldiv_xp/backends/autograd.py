@@ -1,0 +1,77 @@
+"""HIPS Autograd, which differentiates NumPy: it passes boxes that hold arrays through the loss."""
+
+import sys
+from functools import cache
+from typing import Any
+
+from kldiv_xp._formulas import guarded_loss_elements, loss_derivative
+from kldiv_xp._options import Options
+from kldiv_xp.backends._on_numpy import OnNumPy
+from kldiv_xp.backends._standard import Array, Backend, DType
+from kldiv_xp.backends.numpy import NumPy, refuse_subclass
+
+
+class Autograd(OnNumPy):
+    """Boxes, and NumPy arrays beside them."""
+
+    @classmethod
+    def owns(cls, kind: type) -> bool:
+        """Whether arrays of this type are boxes."""
+        boxes = sys.modules.get("autograd.numpy.numpy_boxes")
+        return boxes is not None and issubclass(kind, boxes.ArrayBox)
+
+    @classmethod
+    def of(cls, x: Array) -> "Autograd":  # noqa: ARG003
+        """Backend for boxes, which announce no namespace."""
+        return cls(sys.modules["autograd.numpy"])
+
+    def converts(self, other: Backend) -> bool:
+        """Whether arrays of another library may stand beside boxes: NumPy's."""
+        return isinstance(other, NumPy)
+
+    def taken(self, name: str, x: Array) -> Array:
+        """The array; raise for a subclass of NumPy's with semantics of its own."""
+        refuse_subclass(name, getattr(x, "_value", x))
+        return x
+
+    def takes(self, dtype: DType) -> bool:
+        """Whether a dtype is real floating: NumPy's, all of which have 16 bits or more."""
+        np = sys.modules["numpy"]
+        return bool(np.issubdtype(dtype, np.floating))
+
+    def device_of(self, x: Array) -> None:
+        """``None``: NumPy knows one device."""
+
+    def result_dtype(self, x: Array, y: Array) -> DType:
+        """Promoted dtype."""
+        return self.xp.result_type(x.dtype, y.dtype)
+
+    def cast(self, x: Array, dtype: DType) -> Array:
+        """``x`` in another dtype; itself where it has that already."""
+        return x if x.dtype == dtype else x.astype(dtype)
+
+    def elements(self, x: Array, y: Array, dtype: DType, options: Options) -> Array:
+        """Loss of each element, with the closed form as its derivative."""
+        return _with_closed_form(options)(self.cast(x, dtype), self.cast(y, dtype))
+
+
+@cache
+def _with_closed_form(options: Options) -> Any:
+    from autograd import numpy
+    from autograd.extend import defjvp, defvjp, primitive
+
+    xp: Any = numpy
+    elements = primitive(lambda x, y: guarded_loss_elements(x, y, options, sys.modules["numpy"]))
+
+    def weighted(argnum: int) -> Any:
+        return lambda weight, x, y: loss_derivative(x, y, argnum, weight, options, xp)
+
+    def pullback(argnum: int) -> Any:
+        return lambda _, x, y: lambda weight: weighted(argnum)(weight, x, y)
+
+    def pushforward(argnum: int) -> Any:
+        return lambda tangent, _, x, y: weighted(argnum)(tangent, x, y)
+
+    defvjp(elements, pullback(0), pullback(1))
+    defjvp(elements, pushforward(0), pushforward(1))
+    return elements
