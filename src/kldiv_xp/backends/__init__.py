@@ -8,8 +8,8 @@ from kldiv_xp._arguments import listed
 from kldiv_xp._options import type_name
 from kldiv_xp.backends._standard import Array, Backend
 
-# Each is asked in this order whether it owns a type of arrays. PyTorch comes first: its compiler reads what is asked, and
-# the others look into sys.modules.
+# Each is asked in this order whether it owns a type of arrays. PyTorch comes first: its compiler reads what is asked,
+# and the others look into sys.modules.
 _LIBRARIES: tuple[type[Backend], ...] = tuple(
     resolve_name(f"{__name__}.{name}")
     for name in (
