@@ -57,8 +57,8 @@ def edge_of(x: Array, y: Array, options: Options, xp: Namespace) -> Array | None
         return (y == -xp.inf) & ~xp.isnan(x) if options.convention == "limit" else None
     if options.convention == "oneflow":
         return y <= 0.0
-    # Not y == 0.0: LLVM, on which XLA builds, may compare the bits of a number that was a bfloat16 before. A subnormal
-    # is not zero then, but its logarithm is -inf, and the loss NaN. See https://github.com/llvm/llvm-project/issues/185240.
+    # Not y == 0.0: a compiler may compare the bits of a number that was a bfloat16 before. A subnormal is not zero
+    # then, but its logarithm is -inf, and the loss NaN. See https://github.com/llvm/llvm-project/issues/185240.
     zero = y + y == 0.0
     return zero & (xp.isfinite(x) if options.convention == "torch" else ~xp.isnan(x))
 
@@ -83,8 +83,7 @@ def loss_off_edge(x: Array, y: Array, options: Options, xp: Namespace, *, in_pla
 
 
 def _y_log_y(y: Array, xp: Namespace) -> Array:
-    # A library's own xlogy is what its users compare with, and need not take the same logarithm as its log:
-    # PyTorch's two differ in the last bit of one float32 in 150.
+    # A library's own xlogy is what its users compare with, and need not take the same logarithm as its log.
     native = getattr(xp, "xlogy", None)
     return y * xp.log(y) if native is None else native(y, y)
 
