@@ -12,4 +12,4 @@ def plain(workload: Workload) -> Any:
     """Function of input and target."""
     reduction: Any = workload.reduction
     options = Options(reduction, workload.log_target, "oneflow")
-    return lambda x, y: Backend.loss(find(input=x, target=y), x, y, options)
+    return lambda x, y: Backend.loss(find(x, y), x, y, options)

@@ -32,7 +32,7 @@ from tests.backends import REDUCTIONS
 if TYPE_CHECKING:
     from kldiv_xp.backends._blocks import InBlocks
 
-NUMPY, TORCH = (cast("InBlocks", find(x=x)) for x in (np.ones(1), torch.ones(1)))
+NUMPY, TORCH = (cast("InBlocks", find(x, x)) for x in (np.ones(1), torch.ones(1)))
 LIBRARIES = (NUMPY, TORCH)
 every_library = pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: type(library).__name__)
 every_reduction = pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -417,7 +417,7 @@ class TestTorch:
 class TestJax:
     def test_a_shape_seen_before_is_not_traced_again(self) -> None:
         x, y = (jnp.asarray(a) for a in arrays(NUMPY, 3, 17))
-        backend = find(x=x)
+        backend = find(x, x)
         seen = Mock(side_effect=backend.plain_loss)
         with patch.object(backend, "plain_loss", seen):
             jax.clear_caches()  # type: ignore[no-untyped-call]

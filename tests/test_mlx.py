@@ -269,6 +269,6 @@ def test_on_a_gpu_the_functions_are_those_of_mlx(monkeypatch: pytest.MonkeyPatch
     # There is none here: this says that MLX's are called, and nothing of what a GPU makes of them.
     monkeypatch.setattr(mlx, "_on_cpu", lambda: False)
     x = mx.random.normal((3, 5))
-    backend = find(x=x)
+    backend = find(x, x)
     assert mx.array_equal(backend.sum(x), mx.sum(x))
     assert mx.array_equal(backend.xp.exp(x), mx.exp(x))

@@ -94,7 +94,7 @@ def kl_div(
            [ 0.    ,  0.    ,  0.    ]])
     """
     options = checked(reduction, log_target, convention)
-    loss: Array = find(input=input, target=target).loss(input, target, options)
+    loss: Array = find(input, target).loss(input, target, options)
     return loss
 
 
@@ -193,10 +193,6 @@ def kl_div_value_and_grad(
     """
     options = checked(reduction, log_target, convention)
     wanted = wanted_gradients(argnums)
-    given = (
-        {"input": input, "target": target}
-        if is_number(cotangent)
-        else {"input": input, "target": target, "cotangent": cotangent}
-    )
-    loss, gradients = find(**given).value_and_grad(input, target, options, wanted, cotangent)
+    backend = find(input, target, None if is_number(cotangent) else cotangent)
+    loss, gradients = backend.value_and_grad(input, target, options, wanted, cotangent)
     return loss, tuple(gradients) if isinstance(argnums, tuple) else gradients[0]

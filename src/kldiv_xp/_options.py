@@ -1,5 +1,6 @@
 """What is asked of the loss, and the check that a caller asked for something that there is."""
 
+from itertools import product
 from typing import Literal, NamedTuple, get_args
 
 Reduction = Literal["none", "mean", "sum", "batchmean"]
@@ -16,13 +17,20 @@ class Options(NamedTuple):
     convention: Convention
 
 
+_ALL = {options: options for options in map(Options._make, product(_REDUCTIONS, (False, True), _CONVENTIONS))}
+
+
 def checked(reduction: Reduction, log_target: bool, convention: Convention) -> Options:
     """The options; raise for one that is not among the documented choices."""
-    _check_choice("reduction", reduction, _REDUCTIONS)
-    _check_choice("convention", convention, _CONVENTIONS)
-    if not isinstance(log_target, bool):
+    try:
+        options = _ALL[reduction, log_target, convention]  # type: ignore[index]
+    except (KeyError, TypeError):  # what cannot be hashed is no choice either
+        options = None
+    if options is None or options.log_target is not log_target:  # 1 and 0 are equal to True and False
+        _check_choice("reduction", reduction, _REDUCTIONS)
+        _check_choice("convention", convention, _CONVENTIONS)
         raise TypeError(f"log_target must be True or False, got {log_target!r} of type {type_name(log_target)}")
-    return Options(reduction, log_target, convention)
+    return options
 
 
 def _check_choice(name: str, given: object, choices: tuple[str, ...]) -> None:

@@ -30,17 +30,22 @@ _LIBRARIES: tuple[type[Backend], ...] = tuple(
 _found: dict[type, Backend] = {}
 
 
-def find(**given: Array) -> Backend:
-    """Backend of the arrays that a caller passes; raise unless they may be computed with together.
-
-    The keywords are the names of the caller's arguments, for the error messages.
-    """
+def find(input: Array, target: Array, cotangent: Array = None) -> Backend:
+    """Backend of the arrays that a caller passes; raise unless they may be computed with together."""
+    backend = _found.get(type(input))
+    if backend is not None and backend is _found.get(type(target)) and cotangent is None:
+        return backend
+    given = {"input": input, "target": target}
+    if cotangent is not None:
+        given["cotangent"] = cotangent
     backends = [_found.get(type(x)) or _backend_of(name, x) for name, x in given.items()]
-    first, *others = backends
-    for other in others:
-        if other is not first:
-            return _one_of(backends, given)
-    return first
+    for backend in backends:
+        if all(other is backend or backend.converts(other) for other in backends):
+            return backend
+    for backend, (name, x) in zip(backends, given.items(), strict=True):
+        backend.taken(name, x)  # an array that is refused is what the caller should hear of first
+    types = listed(map(type_name, given.values()))
+    raise TypeError(f"{listed(given)} must come from one array library, got {types}; convert them to arrays of one")
 
 
 def _backend_of(name: str, x: Array) -> Backend:
@@ -57,13 +62,3 @@ def _backend_of(name: str, x: Array) -> Backend:
     known = (other for other in _found.values() if type(other) is library and other.xp is backend.xp)
     _found[kind] = backend = next(known, backend)
     return backend
-
-
-def _one_of(backends: list[Backend], given: dict[str, Array]) -> Backend:
-    for backend in backends:
-        if all(other is backend or backend.converts(other) for other in backends):
-            return backend
-    for backend, (name, x) in zip(backends, given.items(), strict=True):
-        backend.taken(name, x)  # an array that is refused is what the caller should hear of first
-    types = listed(map(type_name, given.values()))
-    raise TypeError(f"{listed(given)} must come from one array library, got {types}; convert them to arrays of one")

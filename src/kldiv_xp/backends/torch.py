@@ -118,7 +118,7 @@ class Torch(InBlocks):
         """The loss of what a caller passes."""
         if self.native.compiler.is_compiling() or not self.is_ordinary(input, target):
             return super().loss(input, target, options)
-        recorded = self.needs_grad(input, target)
+        recorded = (input.requires_grad or target.requires_grad) and self.native.is_grad_enabled()
         size = input.numel()
         if 0 < size <= self.few and options.reduction != "none" and not (recorded and target.requires_grad):
             few = self._loss_of_few(input, target, options, recorded)
