@@ -45,11 +45,11 @@ conformance-full: $(READY)  ## The same, with every case where an ordinary run t
 report: $(READY)  ## Judge what is installed and what was recorded, and write the page alone: build/conformance.html
 	$(BIN)/python -m conformance report
 
-support: $(READY)  ## Write the table of support in README, from the last `make conformance`
-	$(BIN)/python -m conformance.support README.md
+support: $(READY)  ## Write the tables of support in README and docs, from the last `make conformance`
+	$(BIN)/python -m conformance.support README.md docs/support.md
 
-support-check: $(READY)  ## Fail unless the table of support in README is that of the last `make conformance`
-	$(BIN)/python -m conformance.support README.md --check
+support-check: $(READY)  ## Fail unless the tables of support are those of the last `make conformance`
+	$(BIN)/python -m conformance.support README.md docs/support.md --check
 
 # Against PyTorch, and against kldiv_xp in the convention of OneFlow and of PyTorch up to 1.12.
 $(FRAMEWORKS): %: build/environments/%/ready $(READY)

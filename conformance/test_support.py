@@ -10,7 +10,7 @@ from conformance.judge import Comparison, Verdict
 from conformance.report.contents import Run
 from conformance.report.json import render_json
 from conformance.run import Judgement, Support
-from conformance.support import BEGIN, END, main, table
+from conformance.support import BEGIN, BEGIN_SHORT, END, main, short_table, table
 
 VERDICTS = [Verdict.AGREES, Verdict.AGREES, Verdict.DEVIATES]
 
@@ -34,6 +34,15 @@ def rows(*judgements: Judgement) -> list[str]:
 def test_a_row_adds_up_the_conventions_of_a_library() -> None:
     assert rows(judgement("dask", *VERDICTS), judgement("dask", *VERDICTS)) == [
         "| dask | 1.2 | 4 +2 |  |  | yes | 2 processes | agrees |"
+    ]
+
+
+def test_a_row_of_the_short_table_adds_up_the_ways_of_a_library_that_a_user_chooses() -> None:
+    torch = [judgement(name, *VERDICTS) for name in ("torch", "torch.compile", "torch, plain", "torch cuda")]
+    absent = [judgement("torch DTensor", not_run="no processes"), judgement("dpnp", not_run="dpnp is not installed")]
+    assert short_table(report(*torch, *absent)).splitlines()[2:] == [
+        "| dpnp | 1.2 |  | autodiff |  | *not run*: dpnp is not installed |",
+        "| torch | 1.2 | `torch`, `torch.compile`, `torch cuda` | autodiff | 6 +3 | agrees; `torch DTensor` *not run* |",
     ]
 
 
@@ -86,6 +95,16 @@ def test_the_check_fails_until_the_table_is_written(tmp_path: Path, capsys: pyte
     assert main([*arguments, "--check"]) == 0
     assert readme.read_text().startswith("before\n")
     assert readme.read_text().endswith(f"{END}\nafter\n")
+
+
+def test_each_file_gets_the_table_that_it_has_marks_for(tmp_path: Path) -> None:
+    short, full, run = tmp_path / "short.md", tmp_path / "full.md", tmp_path / "run.json"
+    run.write_text(json.dumps(report(judgement("jax", *VERDICTS))))
+    short.write_text(f"{BEGIN_SHORT}\n{END}\n")
+    full.write_text(f"{BEGIN}\n{END}\n")
+    assert main([str(short), str(full), "--run", str(run)]) == 0
+    assert "| jax | 1.2 | `jax` |" in short.read_text()
+    assert "| jax | 1.2 | 2 +1 |" in full.read_text()
 
 
 def test_a_file_without_the_marks_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
