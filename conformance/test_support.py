@@ -38,11 +38,11 @@ def test_a_row_adds_up_the_conventions_of_a_library() -> None:
 
 
 def test_a_row_of_the_short_table_adds_up_the_ways_of_a_library_that_a_user_chooses() -> None:
-    torch = [judgement(name, *VERDICTS) for name in ("torch", "torch.compile", "torch, plain", "torch cuda")]
+    torch = [judgement(name, *VERDICTS) for name in ("torch", "torch.func", "torch, plain", "torch cuda")]
     absent = [judgement("torch DTensor", not_run="no processes"), judgement("dpnp", not_run="dpnp is not installed")]
     assert short_table(report(*torch, *absent)).splitlines()[2:] == [
         "| dpnp | 1.2 |  | autodiff |  | *not run*: dpnp is not installed |",
-        "| torch | 1.2 | `torch`, `torch.compile`, `torch cuda` | autodiff | 6 +3 | agrees; `torch DTensor` *not run* |",
+        "| torch | 1.2 | `torch`, `torch.func`, `torch cuda` | autodiff | 6 +3 | agrees; `torch DTensor` *not run* |",
     ]
 
 
