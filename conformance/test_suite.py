@@ -24,12 +24,16 @@ from conformance.run import expected_outcome, judge_implementation
 from conformance.tolerance import tolerance
 
 CASES = record.load_corpus().cases
-# Of the large arrays only those whose sum float16 cannot hold: the others take long, and show no mutation more.
-CASES_FOR_MUTATIONS = [
-    case
-    for case in CASES
-    if not case.input.is_array or case.input.values.size < 100_000 or case.id.startswith("random/12500x80/")
-]
+# Of the large arrays only those whose sum float16 cannot hold: the others take long, and show no mutation more. Calls to
+# refuse come first, because they take no time.
+CASES_FOR_MUTATIONS = sorted(
+    (
+        case
+        for case in CASES
+        if not case.input.is_array or case.input.values.size < 100_000 or case.id.startswith("random/12500x80/")
+    ),
+    key=lambda case: case.group != "refused",
+)
 
 
 def differences(implementation: Implementation) -> list[Comparison]:
@@ -354,9 +358,8 @@ KINDS: dict[str, Callable[[Case], object]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("convention", CONVENTIONS)
-def test_a_sample_has_of_each_group_a_case_of_each_kind(kind: str, convention: str) -> None:
+def test_a_sample_has_of_each_group_a_case_of_each_kind(kind: str) -> None:
     cases = record.load_corpus().cases
-    taken = [case for case in cases if left_out_of_sample(case, 2**40, convention) is None]
+    taken = [case for case in cases if left_out_of_sample(case, 2**40, CONVENTIONS[0]) is None]
     assert {(c.group, KINDS[kind](c)) for c in taken} == {(c.group, KINDS[kind](c)) for c in cases}
     assert len(taken) < len(cases) / 10

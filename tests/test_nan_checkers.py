@@ -112,7 +112,8 @@ class TestJax:
         x, y = (jnp.asarray(a) for a in arrays(convention, log_target, 20))
         everything = self.everything(KLDivLoss(reduction, log_target, convention=convention))
         checked = checkify.checkify(everything, checkify.float_checks)
-        for run in (checked, jax.jit(checked)):
+        # Without jit it checks the same operations, and takes seconds to go through them.
+        for run in (jax.jit(checked), *([checked] if reduction == "mean" else [])):
             error, result = run(x, y)
             error.throw()
             assert all(jnp.isfinite(a).all() for a in jax.tree.leaves(result))
