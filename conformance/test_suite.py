@@ -24,8 +24,8 @@ from conformance.run import expected_outcome, judge_implementation
 from conformance.tolerance import tolerance
 
 CASES = record.load_corpus().cases
-# Of the large arrays only those whose sum float16 cannot hold: the others take long, and show no mutation more. Calls to
-# refuse come first, because they take no time.
+# Of the large arrays only those whose sum float16 cannot hold: the others take long, and show no mutation more. Calls
+# to refuse come first, because they take no time.
 CASES_FOR_MUTATIONS = sorted(
     (
         case

@@ -113,7 +113,8 @@ class TestJax:
         everything = self.everything(KLDivLoss(reduction, log_target, convention=convention))
         checked = checkify.checkify(everything, checkify.float_checks)
         # Without jit it checks the same operations, and takes seconds to go through them.
-        for run in (jax.jit(checked), *([checked] if reduction == "mean" else [])):
+        runs: list[Any] = [jax.jit(checked), checked] if reduction == "mean" else [jax.jit(checked)]
+        for run in runs:
             error, result = run(x, y)
             error.throw()
             assert all(jnp.isfinite(a).all() for a in jax.tree.leaves(result))
