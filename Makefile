@@ -29,7 +29,7 @@ ONEFLOW_PYTHON ?= python3.10
 TORCH_1_10_PYTHON ?= python3.9
 interpreter_of = $(if $(filter oneflow,$(1)),$(ONEFLOW_PYTHON),$(if $(filter torch-1.10,$(1)),$(TORCH_1_10_PYTHON),$(PYTHON)))
 
-.PHONY: help conformance conformance-full report support support-check $(FRAMEWORKS) test test-processors test-processors-short test-long examples larger-than-memory benchmarks accuracy docs lint format dist corpus lock lock-lowest test-lowest clean
+.PHONY: help conformance conformance-full report support support-check $(FRAMEWORKS) test test-processors test-processors-short test-long examples larger-than-memory benchmarks accuracy maps docs lint format dist corpus lock lock-lowest test-lowest clean
 .DEFAULT_GOAL := help
 
 help:  ## Show these targets
@@ -127,7 +127,15 @@ benchmarks: $(READY)  ## Measure the loss side by side with its peers, in less t
 accuracy: $(READY)  ## Errors of the loss and of its peers against the exact value, in some 10 minutes: build/benchmarks
 	$(BIN)/python -m benchmarks accuracy
 
-docs: $(READY)  ## Build the documentation: build/docs/index.html
+# The page on the committed recordings, which docs/conf.py adds to the documentation. Judging them takes some minutes.
+REPORT := build/report/conformance-report.html
+$(REPORT): $(wildcard conformance/*.py conformance/*.npz conformance/*/*.py conformance/recordings/*.npz conformance/report/*.*) | $(READY)
+	$(BIN)/python -m conformance report conformance/recordings/*.npz --processes 2 --output $@
+
+maps: $(READY)  ## Draw the maps of the special values in docs/images from the committed recordings
+	$(BIN)/python -m conformance.report.maps docs/images
+
+docs: $(READY) $(REPORT)  ## Build the documentation, with the report on the committed recordings: build/docs/index.html
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs build/docs
 	@echo "open build/docs/index.html"
 
