@@ -1,7 +1,7 @@
-"""Checks of arguments that hold for every library: shapes, ``argnums``, ``cotangent``.
+"""Checks of arguments for every library: shapes, ``argnums``, ``cotangent``.
 
-A lazy library may not know every size before something is computed: such a size is ``None``, or NaN. Sizes that are
-known are compared at once; a backend's ``of_equal_shape`` takes care of the others.
+A lazy library may know some sizes only after computing: such a size is ``None`` or NaN. The functions here compare the
+known sizes. A backend's ``of_equal_shape`` handles the others.
 """
 
 from collections.abc import Iterable
@@ -14,12 +14,12 @@ Shape = tuple[Any, ...]
 
 
 def all_known(sizes: Shape) -> bool:
-    """Whether none of the sizes has to be computed first."""
+    """Whether all sizes are known without computing."""
     return all(size is not None and size == size for size in sizes)  # NaN is not equal to itself
 
 
 def check_shapes(shape: Shape, other: Shape) -> None:
-    """Raise for an input and a target of different shapes: broadcasting ``(N, 1)`` against ``(N,)`` is a bug."""
+    """Raise if input and target differ in shape: broadcasting ``(N, 1)`` against ``(N,)`` is a bug."""
     if not _may_be_equal(shape, other):
         raise ValueError(
             f"input and target must have the same shape, got {shape} and {other};"
@@ -28,7 +28,7 @@ def check_shapes(shape: Shape, other: Shape) -> None:
 
 
 def check_cotangent(cotangent: Any, reduction: Reduction, shape: Shape) -> None:
-    """Raise for an array or a number that has not the shape of the loss of arrays of ``shape``."""
+    """Raise unless ``cotangent`` has the shape of the loss of arrays of ``shape``."""
     if cotangent is None and reduction != "none":
         return
     wanted = shape if reduction == "none" else ()
@@ -41,7 +41,7 @@ def check_cotangent(cotangent: Any, reduction: Reduction, shape: Shape) -> None:
 
 
 def is_number(cotangent: object) -> bool:
-    """Whether the upstream gradient is a number, or missing, and no array."""
+    """Whether the upstream gradient is a number or missing, rather than an array."""
     return cotangent is None or isinstance(cotangent, Real)
 
 
@@ -54,13 +54,13 @@ def wanted_gradients(argnums: object) -> tuple[int, ...]:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Names as a sentence has them."""
+    """Names joined for a sentence: ``a, b and c``."""
     *first, last = names
     return f"{', '.join(first)} and {last}"
 
 
 def _may_be_equal(shape: Shape, other: Shape) -> bool:
-    """Whether two shapes are equal, as far as they are known."""
+    """Whether two shapes are equal in all sizes that both know."""
     if shape == other:
         return True
     pairs = zip(shape, other, strict=False)

@@ -1,4 +1,4 @@
-"""The public loss: a function, the same function as a value, and its gradient in closed form."""
+"""The public loss: as a function, as a value with bound options, and with its gradient in closed form."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import TypeVar
@@ -26,8 +26,8 @@ def kl_div(
     Parameters
     ----------
     input : array, shape (N, ...)
-        Log-probabilities: any real floating dtype, any number of dimensions, zero included. An array of any library
-        that speaks the array API standard.
+        Log-probabilities, of any real floating dtype and any number of dimensions, including zero. An array of any
+        library that follows the array API standard.
     target : array, shape (N, ...)
         Probabilities, or log-probabilities with ``log_target=True``. Same shape, library and device as ``input``; the
         dtype may differ.
@@ -38,7 +38,7 @@ def kl_div(
     log_target : bool, default False
         Whether ``target`` holds log-probabilities.
     convention : {"oneflow", "torch", "limit"}, default "oneflow"
-        What holds where the formula breaks down. Elsewhere all three agree up to rounding.
+        The result where the formula is undefined. Elsewhere all three agree up to rounding.
 
         ========================  =================  ============  =========
         ..                        ``"oneflow"``      ``"torch"``   ``"limit"``
@@ -51,28 +51,29 @@ def kl_div(
         log p = -inf, x not NaN   NaN                NaN           0
         ========================  =================  ============  =========
 
-        ``"oneflow"`` is also what PyTorch did up to 1.12, and ``"torch"`` what it has done since. Wherever the loss is
-        finite and the target not negative, its gradient is finite too, in every convention; at a zero target the
-        derivative by the target is 0.
+        ``"oneflow"`` also follows PyTorch up to 1.12, and ``"torch"`` later versions. In every convention, the gradient
+        is finite wherever the loss is finite and the target is not negative. At a zero target the derivative by the
+        target is 0.
 
     Returns
     -------
     array
-        The loss, of the promoted dtype of the two arrays: a 0-d array, or with ``"none"`` an array of their shape.
+        The loss, in the promoted dtype of the two arrays: a 0-d array, or with ``"none"`` an array of their shape.
         float16 and bfloat16 are computed in float32 and rounded once.
 
     Raises
     ------
     ValueError
         For an unknown ``reduction`` or ``convention``, shapes that differ (they are never broadcast), or two devices.
-        Sizes that a lazy array does not know yet are compared when they are computed.
+        Unknown sizes of lazy arrays are compared when they are computed.
     TypeError
-        For anything but two arrays of one library (NumPy arrays beside JAX arrays are taken), a dtype that is not
-        real floating or has fewer than 16 bits, a subclass of ``numpy.ndarray``, or a ``log_target`` that is no bool.
+        For arguments that are not two arrays of one library (a NumPy array beside a JAX array is accepted), a dtype
+        that is not real floating or has fewer than 16 bits, a subclass of ``numpy.ndarray``, or a ``log_target`` that
+        is not a bool.
 
     See Also
     --------
-    KLDivLoss : The same with its options bound.
+    KLDivLoss : The same loss, with its options bound.
     kl_div_value_and_grad : The loss and its gradient, for libraries without autodiff.
 
     References
@@ -100,19 +101,19 @@ def kl_div(
 
 @dataclass(frozen=True)
 class KLDivLoss:
-    """The loss with its options bound: an immutable value that is called with the two arrays.
+    """The loss with its options bound, as an immutable value. Call it with the two arrays.
 
-    It is hashable, comparable and picklable and holds no arrays, so that it can be a static argument of ``jax.jit``, a
-    dictionary key or a field of a configuration. ``kldiv_xp.torch.KLDivLoss`` is the same as a ``torch.nn.Module``.
+    It is hashable, comparable and picklable, and holds no arrays: it can be a static argument of ``jax.jit``, a
+    dictionary key or a field of a configuration. ``kldiv_xp.torch.KLDivLoss`` is the ``torch.nn.Module``.
 
     Parameters
     ----------
     reduction, log_target, convention
-        As in :func:`kl_div`, with the same defaults, and checked at construction.
+        As in :func:`kl_div`, with the same defaults. The constructor checks them.
 
     See Also
     --------
-    kl_div : The same as a function, with all that there is to say about it.
+    kl_div : The function, with the full documentation.
 
     Examples
     --------
@@ -148,11 +149,11 @@ def kl_div_value_and_grad(
     argnums: int | tuple[int, ...] = 0,
     cotangent: Array | float | None = None,
 ) -> tuple[Array, Array | tuple[Array, ...]]:
-    """Loss and its gradient in closed form, for libraries without autodiff and to check those that have it.
+    """Loss and its gradient in closed form, for libraries without autodiff and to check autodiff.
 
     The derivatives of one element's loss are ``-p`` by the input and ``log p + 1 - x`` by the target; with
-    ``log_target`` they are ``-p`` and ``p (log p + 1 - x)``. Both are 0 where the convention counts the
-    element as zero.
+    ``log_target`` they are ``-p`` and ``p (log p + 1 - x)``. Both are 0 where the convention defines the loss of the
+    element as 0.
 
     Parameters
     ----------
@@ -161,26 +162,26 @@ def kl_div_value_and_grad(
     argnums : int or tuple of int, default 0
         Which gradient to return: 0 for ``input``, 1 for ``target``, or a tuple of these, as in ``jax.value_and_grad``.
     cotangent : array or float, optional
-        Gradient of the final result with respect to this loss, of the loss's shape: what the chain rule multiplies by.
-        Required with ``reduction="none"``; otherwise 1 by default.
+        Gradient of the final result by this loss, of the loss's shape. It multiplies the gradients. Required with
+        ``reduction="none"``; otherwise 1 by default.
 
     Returns
     -------
     loss : array
         As from :func:`kl_div`.
     gradient : array or tuple of arrays
-        Of the shape and dtype of the argument that it belongs to; a tuple if ``argnums`` is one.
+        Each of the shape and dtype of its argument; a tuple if ``argnums`` is one.
 
     Raises
     ------
     ValueError, TypeError
-        As :func:`kl_div`; further ``ValueError`` for ``argnums`` that are not 0, 1 or a tuple of these, a missing
-        ``cotangent``, or one of another shape than the loss, and ``TypeError`` for one that is neither a number nor an
-        array of the same library.
+        As :func:`kl_div`. Also ``ValueError`` for ``argnums`` that are not 0, 1 or a tuple of these, for a missing
+        ``cotangent``, and for a ``cotangent`` whose shape is not that of the loss; ``TypeError`` for a ``cotangent``
+        that is neither a number nor an array of the same library.
 
     See Also
     --------
-    kl_div : The loss alone; JAX and PyTorch differentiate it.
+    kl_div : The loss alone, which JAX and PyTorch can differentiate.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What is asked of the loss, and the check that a caller asked for something that there is."""
+"""The options of the loss, and their checks."""
 
 from itertools import product
 from typing import Literal, NamedTuple, get_args
@@ -10,7 +10,7 @@ _REDUCTIONS, _CONVENTIONS = get_args(Reduction), get_args(Convention)
 
 
 class Options(NamedTuple):
-    """The choices that shape the loss; :func:`kldiv_xp.kl_div` says what they mean."""
+    """The options of the loss; :func:`kldiv_xp.kl_div` documents them."""
 
     reduction: Reduction
     log_target: bool
@@ -21,12 +21,12 @@ _ALL = {options: options for options in map(Options._make, product(_REDUCTIONS, 
 
 
 def checked(reduction: Reduction, log_target: bool, convention: Convention) -> Options:
-    """The options; raise for one that is not among the documented choices."""
+    """Options of a call; raise for an undocumented choice."""
     try:
         options = _ALL[reduction, log_target, convention]  # type: ignore[index]
-    except (KeyError, TypeError):  # what cannot be hashed is no choice either
+    except (KeyError, TypeError):  # a value that cannot be hashed is no choice
         options = None
-    if options is None or options.log_target is not log_target:  # 1 and 0 are equal to True and False
+    if options is None or options.log_target is not log_target:  # 1 == True and 0 == False
         _check_choice("reduction", reduction, _REDUCTIONS)
         _check_choice("convention", convention, _CONVENTIONS)
         raise TypeError(f"log_target must be True or False, got {log_target!r} of type {type_name(log_target)}")
@@ -39,5 +39,5 @@ def _check_choice(name: str, given: object, choices: tuple[str, ...]) -> None:
 
 
 def type_name(x: object) -> str:
-    """Type of ``x`` as error messages name it."""
+    """Name of the type of ``x`` for error messages."""
     return f"{type(x).__module__}.{type(x).__qualname__}".removeprefix("builtins.")

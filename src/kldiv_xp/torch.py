@@ -15,8 +15,8 @@ class KLDivLoss(Module):
     Parameters
     ----------
     reduction, log_target, convention
-        As in :func:`kldiv_xp.kl_div`, and checked at construction. ``convention="torch"`` is what
-        ``torch.nn.KLDivLoss`` computes, except that the gradient at a zero target is 0 and not NaN.
+        As in :func:`kldiv_xp.kl_div`. The constructor checks them. ``convention="torch"`` computes what
+        ``torch.nn.KLDivLoss`` computes, except that the gradient by a zero target is 0, not NaN.
 
     Examples
     --------
@@ -49,5 +49,5 @@ class KLDivLoss(Module):
         return kl_div(input, target, self.reduction, self.log_target, convention=self.convention)
 
     def extra_repr(self) -> str:
-        """Options as they stand in ``repr``."""
+        """Options for ``repr``."""
         return f"reduction={self.reduction!r}, log_target={self.log_target}, convention={self.convention!r}"

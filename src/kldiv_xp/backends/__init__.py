@@ -1,4 +1,4 @@
-"""The array libraries: which one an array belongs to."""
+"""The array libraries, and the look-up of the library of an array."""
 
 from pkgutil import resolve_name
 
@@ -8,8 +8,8 @@ from kldiv_xp._arguments import listed
 from kldiv_xp._options import type_name
 from kldiv_xp.backends._standard import Array, Backend
 
-# Each is asked in this order whether it owns a type of arrays. PyTorch comes first: its compiler reads what is asked,
-# and the others look into sys.modules.
+# `find` calls `owns` in this order. PyTorch comes first because torch.compile traces these calls, and those of the
+# other libraries read sys.modules.
 _LIBRARIES: tuple[type[Backend], ...] = tuple(
     resolve_name(f"{__name__}.{name}")
     for name in (
@@ -31,7 +31,7 @@ _found: dict[type, Backend] = {}
 
 
 def find(input: Array, target: Array, cotangent: Array = None) -> Backend:
-    """Backend of the arrays that a caller passes; raise unless they may be computed with together."""
+    """Backend for the arrays of a call; raise unless one library can compute with all of them."""
     backend = _found.get(type(input))
     if backend is not None and backend is _found.get(type(target)) and cotangent is None:
         return backend
@@ -43,7 +43,7 @@ def find(input: Array, target: Array, cotangent: Array = None) -> Backend:
         if all(other is backend or backend.converts(other) for other in backends):
             return backend
     for backend, (name, x) in zip(backends, given.items(), strict=True):
-        backend.taken(name, x)  # an array that is refused is what the caller should hear of first
+        backend.taken(name, x)  # the error for an unsuitable array says more than the one below
     types = listed(map(type_name, given.values()))
     raise TypeError(f"{listed(given)} must come from one array library, got {types}; convert them to arrays of one")
 

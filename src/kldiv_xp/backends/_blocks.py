@@ -1,7 +1,7 @@
 """Losses and gradients of arrays in memory, evaluated on the CPU in blocks that fit into its cache.
 
-What the formulas need beside the arrays stays in the cache then, and does not grow with the arrays. Few elements are
-one block, and take microseconds: each call of a function counts there.
+The temporaries of a block stay in the cache, and do not grow with the arrays. A small array is one block, and takes
+microseconds, so this code avoids function calls.
 """
 
 import math
@@ -18,20 +18,20 @@ from kldiv_xp.backends._standard import Array, Backend, DType
 class InBlocks(Backend):
     """A library with arrays in memory.
 
-    The blocks are computed with the library's own namespace ``native``, which is quicker to call than the wrapped one.
+    Blocks use the library's own namespace ``native``, whose functions are faster to call than the wrapped ones.
     """
 
     native: Any
     few: ClassVar[int]
-    """Elements that are evaluated at once."""
+    """Largest number of elements that is evaluated at once, without blocks."""
 
     @abstractmethod
     def is_ordinary(self, x: Array, y: Any) -> bool:
-        """Whether ``x`` and ``y`` are in memory, of one shape, and mean nothing but their elements."""
+        """Whether ``x`` and ``y`` are plain arrays in memory, of one shape and of known dtypes."""
 
     @abstractmethod
     def needs_grad(self, *arrays: Array) -> bool:
-        """Whether autodiff records what is done with these."""
+        """Whether autodiff records operations on these arrays."""
 
     @abstractmethod
     def size_of(self, x: Array) -> int:
@@ -39,7 +39,7 @@ class InBlocks(Backend):
 
     @abstractmethod
     def strides_of(self, x: Array) -> tuple[int, ...]:
-        """Distance in memory between neighbours along each axis."""
+        """Strides in memory, for each axis."""
 
     @abstractmethod
     def empty_like(self, x: Array, dtype: DType) -> Array:
@@ -60,7 +60,7 @@ class InBlocks(Backend):
     def value_and_grad(
         self, input: Array, target: Array, options: Options, wanted: tuple[int, ...], cotangent: Array | float | None
     ) -> tuple[Array, list[Array]]:
-        """The loss of what a caller passes, and its gradients by the arguments in ``wanted``."""
+        """The loss of the caller's arrays, and its gradients by the arguments in ``wanted``."""
         if not self._can_differentiate(input, target, options.reduction, cotangent):
             return super().value_and_grad(input, target, options, wanted, cotangent)
         with self.quiet():
@@ -83,7 +83,7 @@ class InBlocks(Backend):
         return self.number(value, self.result_dtype(x, y)), on_edge
 
     def counted(self, x: Array, reduction: Reduction) -> int:
-        """Number of the elements or of their rows, if the reduction divides by them, else 1."""
+        """Number that the reduction divides by: of elements, of rows, or 1."""
         if reduction == "batchmean":
             length: int = x.shape[0] if x.ndim else 1
             return length
@@ -92,21 +92,21 @@ class InBlocks(Backend):
     def gradient(
         self, x: Array, y: Array, argnum: int, weight: Array | float, on_edge: bool, options: Options
     ) -> Array:
-        """Derivatives by one of the arrays times ``weight``, which is a number or one for each element."""
+        """Derivatives by one of the arrays, times ``weight``: a number, or an array with one for each element."""
         xp, of = self.native, (x, y)[argnum]
         computing = self.computing_dtype(self.result_dtype(x, y))
 
         def off_edge(x: Array, y: Array, weight: Array | float) -> Array:
             if argnum and options.log_target:
                 derivative = derivative_by_log_target(x, y, xp.exp(y))
-                if math.isfinite(derivative.sum().item()):  # else something overflows, which the weight may prevent
+                if math.isfinite(derivative.sum().item()):  # otherwise a weight applied first may prevent the overflow
                     return derivative * weight
             return derivative_off_edge(x, y, argnum, weight, options.log_target, xp)
 
         def gradient_of(x: Array, y: Array, weight: Array | float) -> Array:
             y = self.cast(y, computing)
             derivative = off_edge(x, y, weight)
-            # By the target there may be some all the same: where a library's own xlogy gives zero.
+            # The derivative by the target needs the mask in any case: a library's own xlogy gives a finite loss there.
             edge = edge_of(x, y, options, xp) if on_edge or argnum else None
             return derivative if edge is None else xp.where(edge, 0.0, derivative)
 
@@ -121,7 +121,7 @@ class InBlocks(Backend):
         return out
 
     def blocks(self, *arrays: Array) -> Iterator[tuple[Array, ...]]:
-        """Views of the arrays, block by block in the order in which the first of them lies in memory."""
+        """Views of the arrays, block by block, in the memory order of the first array."""
         first, block_size = arrays[0], self.block_size()
         size = self.size_of(first)
         if size <= block_size:
@@ -160,7 +160,7 @@ class InBlocks(Backend):
         def write(out: Array, x: Array, y: Array) -> None:
             nonlocal on_edge
             out[...], _, found = self._evaluated(x, self.cast(y, computing), on_edge, options)
-            if found:  # never unset by another thread
+            if found:  # threads only ever set it
                 on_edge = True
 
         out = self.empty_like(x, dtype)
@@ -170,7 +170,7 @@ class InBlocks(Backend):
     def _added_up(self, x: Array, y: Array, options: Options) -> tuple[float, bool]:
         """Sum of the loss, and whether some elements may be on the edge.
 
-        In float64, as the terms of close distributions cancel, and a float32 logarithm may err to one side.
+        In float64: the terms of close distributions cancel, and a float32 logarithm may be biased.
         """
         float64 = self.native.float64
         if self.size_of(x) <= self.few:
@@ -180,16 +180,17 @@ class InBlocks(Backend):
         def sum_of(x: Array, y: Array) -> float:
             nonlocal on_edge
             _, value, found = self._evaluated(x, self.cast(y, float64), on_edge, options)
-            if found:  # never unset by another thread
+            if found:  # threads only ever set it
                 on_edge = True
             return value
 
         return sum(self.each(sum_of, self.blocks(x, y))), on_edge
 
     def _evaluated(self, x: Array, y: Array, on_edge: bool, options: Options) -> tuple[Array, float, bool]:
-        """Loss of each element, their sum, and whether some may be on the edge, as those before may be.
+        """Loss of each element, their sum, and whether some may be on the edge.
 
-        Whatever is on the edge is NaN by the formula, or right: only if the sum is not finite need anyone look for it.
+        ``on_edge`` says whether an earlier block had such elements. On the edge the formula gives NaN or the right 0,
+        so a finite sum needs no mask.
         """
         xp = self.native
         if not on_edge:
@@ -200,11 +201,11 @@ class InBlocks(Backend):
         edge = edge_of(x, y, options, xp)
         if edge is None:
             return elements, value, False
-        # By arithmetic first: where() may take five times as long, and the logarithm of zero eight times.
+        # Mask by arithmetic first: where() may take five times as long, and the logarithm of zero eight times.
         off_edge = ~edge
         elements = loss_off_edge(x, y * off_edge + edge, options, xp) * off_edge
         value = elements.sum().item()
-        if not math.isfinite(value):  # infinity times zero
+        if not math.isfinite(value):  # infinity times zero is NaN
             elements = xp.where(edge, 0.0, loss_off_edge(x, y, options, xp))
             value = elements.sum().item()
         return elements, value, True

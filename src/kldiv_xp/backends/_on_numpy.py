@@ -1,4 +1,4 @@
-"""What libraries have in common that compute with NumPy, at once or later."""
+"""What the libraries that compute with NumPy have in common."""
 
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -11,16 +11,16 @@ class OnNumPy(Backend):
     """A library that computes with NumPy."""
 
     lazy = False
-    """Whether nothing is computed before the caller asks."""
+    """Whether the library computes only on request."""
     has_bfloat16 = False
-    """Whether the numbers of ``ml_dtypes.bfloat16`` may be in an array. NumPy does not count them as floating."""
+    """Whether an array may hold ``ml_dtypes.bfloat16``, which NumPy does not count as floating."""
 
     def takes(self, dtype: DType) -> bool:
-        """Whether a dtype is real floating, and has 16 bits or more."""
+        """Whether a dtype is real floating with 16 bits or more."""
         return self._is_bfloat16(dtype) or super().takes(dtype)
 
     def result_dtype(self, x: Array, y: Array) -> DType:
-        """Promoted dtype. NumPy has none for bfloat16 and float16: float32, as in PyTorch and JAX."""
+        """Promoted dtype; float32 for bfloat16 with float16, which NumPy does not promote, as in PyTorch and JAX."""
         one, other = x.dtype, y.dtype
         if not (self._is_bfloat16(one) or self._is_bfloat16(other)):
             return super().result_dtype(x, y)
@@ -29,15 +29,15 @@ class OnNumPy(Backend):
         return sys.modules["numpy"].promote_types(one, other)  # in the byte order of this machine
 
     def computing_dtype(self, dtype: DType) -> DType:
-        """Dtype to compute in: 16 bits are too few for sums, and for the terms that cancel."""
+        """Dtype to compute in: at least float32."""
         return self.xp.float32 if self._is_bfloat16(dtype) else super().computing_dtype(dtype)
 
     def adding_dtype(self, dtype: DType, x: Array) -> DType:
-        """float64: the terms of close distributions cancel, and NumPy's float32 logarithm errs to one side."""
+        """float64: the terms of close distributions cancel, and NumPy's float32 logarithm is biased."""
         return self.xp.result_type(self.computing_dtype(dtype), self.xp.float64)
 
     def quiet(self) -> AbstractContextManager[Any]:
-        """Context without floating-point warnings: what is NaN is meant to be."""
+        """Context without floating-point warnings: any NaN is intended."""
         if self.lazy:
             return nullcontext()
         errstate: AbstractContextManager[Any] = sys.modules["numpy"].errstate(all="ignore")

@@ -1,4 +1,4 @@
-"""What the array API standard gives: the evaluation of the loss for any library that speaks it."""
+"""The evaluation of the loss for any library that follows the array API standard."""
 
 import math
 from contextlib import AbstractContextManager, nullcontext
@@ -17,29 +17,29 @@ DType = Any
 class Backend:
     """One array library.
 
-    A library that departs from the standard, or has a faster way, has a file of its own in this folder, with a class
-    that replaces some of these methods. Below, ``x`` and ``y`` are input and target, of one shape.
+    A library that departs from the standard, or has a faster way, has its own file in this folder, with a class that
+    overrides some of these methods. Below, ``x`` and ``y`` are the input and the target, of the same shape.
 
     ===================  ===============================================================================================
-    method               replaced by
+    method               overridden by
     ===================  ===============================================================================================
-    ``owns``             every library with a file of its own
-    ``of``               PyTorch, MLX and ndonnx, whose namespaces are not those that they announce
-    ``converts``         JAX, which takes NumPy arrays beside its own
-    ``taken``            JAX, which converts those; libraries with arrays of which the loss would be a wrong number
-    ``takes``            NumPy and Dask, which hold numbers of bfloat16
-    ``device_of``        JAX, PyTorch and MLX, whose arrays need not be bound to one device
+    ``owns``             every library with its own file
+    ``of``               PyTorch, MLX and ndonnx, whose arrays do not announce the right namespace
+    ``converts``         JAX, which accepts NumPy arrays beside its own
+    ``taken``            JAX, which converts NumPy arrays; libraries with arrays whose loss would be wrong
+    ``takes``            NumPy and Dask, whose arrays may hold bfloat16
+    ``device_of``        JAX, PyTorch and MLX, whose arrays may have no single device
     ``result_dtype``     NumPy and Dask, for bfloat16; PyTorch, for autocast
     ``computing_dtype``  NumPy and Dask, for bfloat16
-    ``adding_dtype``     what computes with NumPy, whose float32 logarithm errs to one side
-    ``of_equal_shape``   Dask and ndonnx, whose sizes may be unknown; MLX, whose may change
+    ``adding_dtype``     libraries that compute with NumPy, whose float32 logarithm is biased
+    ``of_equal_shape``   Dask and ndonnx, whose sizes may be unknown; MLX, whose sizes may change
     ``count``            ndonnx, whose sizes are arrays
-    ``elements``         JAX, PyTorch and MLX, with the closed form as the derivative
-    ``sum``              PyTorch, MLX and ndonnx, which add one number behind the other
+    ``elements``         JAX, PyTorch and MLX, to define the closed form as the derivative
+    ``sum``              PyTorch, MLX and ndonnx, which add sequentially
     ``rounded``          PyTorch, whose sums may be spread over processes
-    ``quiet``            what computes with NumPy, which warns of NaN that is meant to be
+    ``quiet``            libraries that compute with NumPy, which warns about intended NaN
     ``loss``             NumPy, PyTorch and JAX, for arrays in memory
-    ``value_and_grad``   NumPy and PyTorch, likewise
+    ``value_and_grad``   NumPy and PyTorch, for arrays in memory
     ===================  ===============================================================================================
     """
 
@@ -48,7 +48,7 @@ class Backend:
 
     @classmethod
     def owns(cls, kind: type) -> bool:  # noqa: ARG003
-        """Whether arrays of this type belong to the library; the standard's own backend takes what no other does."""
+        """Whether arrays of this type belong to the library; ``find`` uses this class if no library owns the type."""
         return False
 
     @classmethod
@@ -57,25 +57,25 @@ class Backend:
         return cls(array_namespace(x))
 
     def converts(self, other: "Backend") -> bool:
-        """Whether arrays of another library may stand beside those of this one."""
+        """Whether one call may mix arrays of another library with arrays of this one."""
         return False
 
     def taken(self, name: str, x: Array) -> Array:
-        """An array that a caller passes, as one to compute with; raise if its meaning would be lost.
+        """The caller's array, converted if necessary; raise if the loss would ignore what it means.
 
-        ``name`` is the caller's argument, for the error message.
+        ``name`` is the name of the argument, for the error message.
         """
         return x
 
     def takes(self, dtype: DType) -> bool:
-        """Whether a dtype is real floating, and has 16 bits or more."""
+        """Whether a dtype is real floating with 16 bits or more."""
         try:
             return bool(self.xp.isdtype(dtype, "real floating")) and self.xp.finfo(dtype).bits >= 16
-        except TypeError:  # a library may refuse the question for dtypes of other packages and for those of random keys
+        except TypeError:  # raised for dtypes of other packages and of random keys
             return False
 
     def device_of(self, x: Array) -> Any:
-        """Device that ``x`` is bound to, or ``None``."""
+        """Device of ``x``, or ``None`` if it is not bound to one."""
         return device(x)
 
     def result_dtype(self, x: Array, y: Array) -> DType:
@@ -83,45 +83,45 @@ class Backend:
         return self.xp.result_type(x, y)
 
     def computing_dtype(self, dtype: DType) -> DType:
-        """Dtype to compute in: 16 bits are too few for sums, and for the terms that cancel."""
+        """Dtype to compute in: at least float32, because sums and cancelling terms need more than 16 bits."""
         return self.xp.float32 if self.xp.finfo(dtype).bits < 32 else dtype
 
     def adding_dtype(self, dtype: DType, x: Array) -> DType:
-        """Dtype to compute in where the loss is reduced."""
+        """Dtype to compute a reduced loss in."""
         return self.computing_dtype(dtype)
 
     def of_equal_shape(self, x: Array, like: Array) -> Array:
-        """``x``, whose computation fails if it turns out to have another shape than ``like``.
+        """``x``, whose computation raises if its shape turns out to differ from that of ``like``.
 
-        Without this, a size that is 1 would be broadcast when it is computed, and the loss be a wrong number.
+        Otherwise an unknown size that turns out to be 1 would broadcast, and the loss would be wrong.
         """
         shape, other = tuple(x.shape), tuple(like.shape)
         if not all_known(shape) or shape != other:
             raise ValueError(
-                f"arrays of {self.xp.__name__} must have known sizes, got {shape} and {other}: that those"
-                " which are unknown are equal could not be checked; compute them first"
+                f"arrays of {self.xp.__name__} must have known sizes, got {shape} and {other}, and unknown sizes"
+                " cannot be compared; compute them first"
             )
         return x
 
     def count(self, x: Array, axes: int, dtype: DType) -> Array | float:
-        """Product of the sizes of the first few axes: a number, or an array of ``dtype`` where some are not known."""
+        """Product of the sizes of the first axes: a number, or an array of ``dtype`` if a size is unknown."""
         sizes = tuple(x.shape)[:axes]
         if all_known(sizes):
             size = math.prod(sizes)
-            return float(size) if type(size) is int else size  # an integer may be taken for one of 32 bits
+            return float(size) if type(size) is int else size  # an integer could be converted to 32 bits
         ones = self.xp.ones_like(x, dtype=self.xp.int8)
         others = tuple(range(axes, x.ndim))
-        if others:  # not a sum, which is 0 where one of them has no length
+        if others:  # not a sum, which is 0 along an axis of length 0
             ones = self.xp.prod(ones, axis=others)
-        # In integers: 2**24 is the largest number of ones that float32 can count.
+        # In integers: float32 counts ones only up to 2**24.
         return self.xp.astype(self.xp.sum(ones, dtype=self.xp.int64), dtype)
 
     def elements(self, x: Array, y: Array, dtype: DType, options: Options) -> Array:
-        """Loss of each element, computed in ``dtype``; autodiff may go through it."""
+        """Loss of each element, computed in ``dtype``; autodiff may differentiate it."""
         return guarded_loss_elements(self.cast(x, dtype), self.cast(y, dtype), options, self.xp)
 
     def sum(self, x: Array) -> Array:
-        """Sum of all elements, of a dtype that is not narrower than theirs."""
+        """Sum of all elements, in their dtype or a wider one."""
         return self.xp.sum(x)
 
     def rounded(self, loss: Array, dtype: DType) -> Array:
@@ -129,22 +129,22 @@ class Backend:
         return self.cast(loss, dtype)
 
     def quiet(self) -> AbstractContextManager[Any]:
-        """Context without warnings of NaN and infinity."""
+        """Context without warnings about NaN and infinity."""
         return nullcontext()
 
     def cast(self, x: Array, dtype: DType) -> Array:
-        """``x`` in another dtype; itself where it has that already, so that no cast is recorded or checked for NaN."""
+        """``x`` in another dtype; ``x`` itself if it has that dtype, so that nothing records or checks a cast."""
         return x if x.dtype == dtype else self.xp.astype(x, dtype)
 
     def loss(self, input: Array, target: Array, options: Options) -> Array:
-        """The loss of what a caller passes."""
+        """The loss of the caller's arrays."""
         x, y = self.take(input=input, target=target)
         return self.plain_loss(x, self.of_same_shape(x, y), options)
 
     def value_and_grad(
         self, input: Array, target: Array, options: Options, wanted: tuple[int, ...], cotangent: Array | float | None
     ) -> tuple[Array, list[Array]]:
-        """The loss of what a caller passes, and its gradients by the arguments in ``wanted``."""
+        """The loss of the caller's arrays, and its gradients by the arguments in ``wanted``."""
         if is_number(cotangent):
             x, y = self.take(input=input, target=target)
             weight = 1.0 if cotangent is None else float(cotangent)
@@ -159,15 +159,15 @@ class Backend:
             if not isinstance(weight, float):
                 weight = self.of_equal_shape(weight, x) if options.reduction == "none" else weight
                 weight = self.cast(weight, computing)
-            if 0 not in x.shape:  # there is nothing to weight otherwise
+            if 0 not in x.shape:  # otherwise there is no element to weight
                 weight = self.averaged(weight, wide_x, options.reduction, computing)
             gradients = [loss_derivative(wide_x, wide_y, argnum, weight, options, self.xp) for argnum in wanted]
             return loss, [self.cast(g, (x, y)[argnum].dtype) for argnum, g in zip(wanted, gradients, strict=True)]
 
     def take(self, **given: Array) -> list[Array]:
-        """Arrays that may be computed with together; raise if these may not.
+        """The caller's arrays, checked and converted.
 
-        The keywords are the names of the caller's arguments, for the error messages.
+        The keywords are the names of the arguments, for the error messages.
         """
         arrays = {name: self.taken(name, x) for name, x in given.items()}
         devices = {name: self.device_of(x) for name, x in arrays.items()}
@@ -181,19 +181,19 @@ class Backend:
         return list(arrays.values())
 
     def check_dtype(self, name: str, x: Array) -> None:
-        """Raise for an array of a dtype that is not taken."""
+        """Raise for an array of an unsupported dtype."""
         if not self.takes(x.dtype):
             raise TypeError(
                 f"{name} must have a real floating-point dtype of 16 bits or more, got {x.dtype}; convert it first"
             )
 
     def of_same_shape(self, x: Array, y: Array) -> Array:
-        """``y``, of the shape of ``x``; raise for another one, at the latest when it is computed."""
+        """``y``; raise if its shape is not that of ``x``, for unknown sizes when they are computed."""
         check_shapes(tuple(x.shape), tuple(y.shape))
         return self.of_equal_shape(y, x)
 
     def plain_loss(self, x: Array, y: Array, options: Options) -> Array:
-        """The loss by the array API alone, of arrays that were taken: lazy ones and such as are traced among them."""
+        """The loss of checked arrays in array API calls alone, which lazy and traced arrays need."""
         dtype = self.result_dtype(x, y)
         computing = self.computing_dtype(dtype) if options.reduction == "none" else self.adding_dtype(dtype, x)
         with self.quiet():
@@ -203,6 +203,6 @@ class Backend:
             return self.rounded(loss, dtype)
 
     def averaged(self, value: Array, elements: Array, reduction: Reduction, dtype: DType) -> Array:
-        """``value`` divided by the number of the elements or of their rows, as the reduction asks."""
+        """``value``, divided by the number of elements (``"mean"``) or of rows (``"batchmean"``)."""
         axes = {"mean": elements.ndim, "batchmean": min(elements.ndim, 1)}.get(reduction, 0)
         return value / self.count(elements, axes, dtype) if axes else value

@@ -1,6 +1,6 @@
-"""The closed form as PyTorch's derivative. Imported when it is needed, because it imports torch.
+"""The closed form as PyTorch's derivative. Imported on demand, because it imports torch.
 
-By autograd, the backward pass would keep what the formula computes on the way, and multiply by ``1 / y``, which is
+Plain autograd would keep the formula's intermediate results for the backward pass, and multiply by ``1 / y``, which is
 infinite for a float32 target below 3e-39.
 """
 
@@ -16,25 +16,25 @@ if TYPE_CHECKING:
 
 
 class LossElements(torch.autograd.Function):
-    """Loss of each element, for any mode of autograd and the transforms of ``torch.func``."""
+    """Loss of each element, for every mode of autograd and for ``torch.func``."""
 
     @staticmethod
     def forward(x: torch.Tensor, y: torch.Tensor, computing: torch.dtype, options: Options) -> torch.Tensor:
-        """Loss of each element, in another dtype than that of the tensors, which are what is kept of them."""
+        """Loss of each element in the dtype ``computing``; the saved tensors keep their own dtypes."""
         elements: torch.Tensor = loss_elements(x.to(computing), y.to(computing), options, torch)
         return elements
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:  # noqa: ARG004
-        """Keep of the two tensors what the derivative needs, and nothing else."""
+        """Save only the tensors that the derivative needs."""
         x, y, ctx.computing, ctx.options = inputs
         _save(ctx, x, y)
         ctx.save_for_forward(x, y)
-        ctx.set_materialize_grads(False)  # a tangent that is missing is no array of zeros: zero times infinity is NaN
+        ctx.set_materialize_grads(False)  # keep a missing tangent None: zeros times infinity are NaN
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> tuple[torch.Tensor | None, ...]:
-        """Gradients, which can be differentiated again."""
+        """Gradients, which autograd can differentiate again."""
         saved = _saved(ctx)
         gradients = _derivatives(ctx, saved, ctx.needs_input_grad[:2], (*cotangents, *cotangents))
         narrow = (g if g is None else g.to(of.dtype) for g, of in zip(gradients, saved, strict=True))
@@ -48,7 +48,7 @@ class LossElements(torch.autograd.Function):
         y: torch.Tensor,
         *options: Any,
     ) -> tuple[torch.Tensor, int]:
-        """Loss of each element of a batch. The rule that PyTorch generates needs both tensors kept."""
+        """Loss of each element of a batch. PyTorch's generated rule would require saving both tensors."""
         x, y = (a.unsqueeze(0) if dim is None else a.movedim(dim, 0) for a, dim in zip((x, y), in_dims, strict=False))
         elements: torch.Tensor = LossElements.apply(*torch.broadcast_tensors(x, y), *options)  # type: ignore[no-untyped-call]
         return elements, 0
@@ -62,14 +62,14 @@ class LossElements(torch.autograd.Function):
 
 
 class LossInBlocks(torch.autograd.Function):
-    """Loss of tensors that the backend calls ordinary.
+    """Loss of tensors for which the backend's ``is_ordinary`` is true.
 
-    It has no ``setup_context``, with which a call takes half as long again.
+    Without ``setup_context``, which would make a call take half as long again.
     """
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, y: torch.Tensor, options: Options, backend: "Torch") -> torch.Tensor:
-        """Loss, with the reduction in it."""
+        """Reduced or unreduced loss."""
         loss: torch.Tensor
         loss, ctx.on_edge = backend.loss_in_blocks(x, y, options)
         _save(ctx, x, y)
@@ -78,7 +78,7 @@ class LossInBlocks(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> tuple[torch.Tensor | None, ...]:
-        """Gradients: in blocks, unless they are to be differentiated or mapped."""
+        """Gradients: in blocks, unless autograd or ``vmap`` needs plain operations."""
         (weight,) = cotangents
         x, y = _saved(ctx)
         options, backend = ctx.options, ctx.backend
@@ -104,18 +104,18 @@ class LossInBlocks(torch.autograd.Function):
 
 
 def _save(ctx: Any, x: torch.Tensor, y: torch.Tensor) -> None:
-    """Keep the target for the backward pass, and the input where the derivative by the target needs it.
+    """Save the target, and the input if the derivative by the target needs it.
 
-    PyTorch refuses the backward pass if something that was kept has been written to in place.
+    PyTorch raises in the backward pass if a saved tensor was modified in place.
     """
     ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, y)
     ctx.dtype_of_x = x.dtype
 
 
 def _saved(ctx: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Input and target; in place of an input that was not kept, another tensor of its dtype.
+    """Input and target; an arbitrary tensor of the right dtype replaces an input that was not saved.
 
-    That tensor decides nothing: the derivative by the input is zero where the target is, edge or not.
+    Its values have no effect: where the target is zero, the derivative by the input is zero, on the edge or off it.
     """
     x, y = ctx.saved_tensors
     if x is None:
@@ -124,7 +124,7 @@ def _saved(ctx: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _is_mapped(x: torch.Tensor) -> bool:
-    # The two of torch.autograd.grad(..., is_grads_batched=True) and of torch.func; neither is active here by then.
+    # By torch.autograd.grad(..., is_grads_batched=True), or by torch.func; is_watched() does not detect these here.
     functorch = torch._C._functorch
     return functorch.is_legacy_batchedtensor(x) or functorch.is_functorch_wrapped_tensor(x)
 

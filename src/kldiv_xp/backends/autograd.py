@@ -1,4 +1,4 @@
-"""HIPS Autograd, which differentiates NumPy: it passes boxes that hold arrays through the loss."""
+"""HIPS Autograd, which differentiates NumPy code by passing boxes that hold arrays."""
 
 import sys
 from functools import cache
@@ -12,7 +12,7 @@ from kldiv_xp.backends.numpy import NumPy, refuse_subclass
 
 
 class Autograd(OnNumPy):
-    """Boxes, and NumPy arrays beside them."""
+    """Boxes, alone or mixed with NumPy arrays."""
 
     @classmethod
     def owns(cls, kind: type) -> bool:
@@ -22,36 +22,36 @@ class Autograd(OnNumPy):
 
     @classmethod
     def of(cls, x: Array) -> "Autograd":  # noqa: ARG003
-        """Backend for boxes, which announce no namespace."""
+        """Backend; boxes do not announce a namespace."""
         return cls(sys.modules["autograd.numpy"])
 
     def converts(self, other: Backend) -> bool:
-        """Whether arrays of another library may stand beside boxes: NumPy's."""
+        """Whether one call may mix arrays of another library with boxes: NumPy's."""
         return isinstance(other, NumPy)
 
     def taken(self, name: str, x: Array) -> Array:
-        """The array; raise for a subclass of NumPy's with semantics of its own."""
+        """The array; raise for a subclass of ``numpy.ndarray`` with its own semantics."""
         refuse_subclass(name, getattr(x, "_value", x))
         return x
 
     def takes(self, dtype: DType) -> bool:
-        """Whether a dtype is real floating: NumPy's, all of which have 16 bits or more."""
+        """Whether a dtype is real floating; all of NumPy's have 16 bits or more."""
         np = sys.modules["numpy"]
         return bool(np.issubdtype(dtype, np.floating))
 
     def device_of(self, x: Array) -> None:
-        """``None``: NumPy knows one device."""
+        """``None``: NumPy has one device."""
 
     def result_dtype(self, x: Array, y: Array) -> DType:
         """Promoted dtype."""
         return self.xp.result_type(x.dtype, y.dtype)
 
     def cast(self, x: Array, dtype: DType) -> Array:
-        """``x`` in another dtype; itself where it has that already."""
+        """``x`` in another dtype; ``x`` itself if it has that dtype."""
         return x if x.dtype == dtype else x.astype(dtype)
 
     def elements(self, x: Array, y: Array, dtype: DType, options: Options) -> Array:
-        """Loss of each element, with the closed form as its derivative."""
+        """Loss of each element, with the derivative in closed form."""
         return _with_closed_form(options)(self.cast(x, dtype), self.cast(y, dtype))
 
 

@@ -1,4 +1,4 @@
-"""Blosc2, whose compressed arrays follow the standard only in part: they are refused."""
+"""Blosc2, whose compressed arrays follow the standard only in part, and raise here."""
 
 from typing import NoReturn
 
@@ -7,7 +7,7 @@ from kldiv_xp.backends._standard import Array, Backend
 
 
 class Blosc2(Backend):
-    """Compressed arrays, and lazy expressions of them."""
+    """Compressed arrays and lazy expressions."""
 
     @classmethod
     def owns(cls, kind: type) -> bool:
@@ -16,7 +16,7 @@ class Blosc2(Backend):
 
     @classmethod
     def of(cls, x: Array) -> "Blosc2":  # noqa: ARG003
-        """Backend without a namespace, since nothing is computed."""
+        """Backend without a namespace, because it computes nothing."""
         return cls(None)
 
     def taken(self, name: str, x: Array) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Dask, whose arrays are computed later, block by block, and may not know their sizes before."""
+"""Dask, whose arrays are computed later, block by block, and may have unknown sizes until then."""
 
 import sys
 from typing import Any
@@ -21,14 +21,14 @@ class Dask(OnNumPy):
         return library is not None and issubclass(kind, library.Array)
 
     def taken(self, name: str, x: Array) -> Array:
-        """The array; raise for one in blocks of a subclass of NumPy's arrays, such as masked ones."""
+        """The array; raise for blocks that are masked arrays or another subclass of ``numpy.ndarray``."""
         refuse_subclass(name, x._meta)
         return x
 
     def of_equal_shape(self, x: Array, like: Array) -> Array:
-        """``x``, whose chunks of unknown sizes are compared with those of ``like`` when they are computed.
+        """``x``, with chunks of unknown sizes that are compared with those of ``like`` when computed.
 
-        Dask pairs such chunks in their order, and broadcasts a chunk of length 1 against one of another length.
+        Dask pairs such chunks in order, and broadcasts a chunk of length 1 against a longer one.
         """
         sizes = [tuple(map(_known, array.shape)) for array in (x, like)]
         if sizes[0] == sizes[1] and all_known(sizes[0]):

@@ -1,6 +1,6 @@
-"""JAX: arrays with values are evaluated in one dispatch, traced ones by the plain formulas.
+"""JAX: concrete arrays are evaluated in one dispatch, tracers by the plain formulas.
 
-Both have the closed form as their derivative.
+The derivative of both is in closed form.
 """
 
 import sys
@@ -29,11 +29,11 @@ class JAX(Backend):
         self._jitted = cache(self._jitted_for)
 
     def converts(self, other: Backend) -> bool:
-        """Whether arrays of another library may stand beside those of this one: NumPy's, as in JAX itself."""
+        """Whether one call may mix arrays of another library with JAX arrays: NumPy's, as in JAX itself."""
         return isinstance(other, NumPy)
 
     def taken(self, name: str, x: Array) -> Array:
-        """The array; one of NumPy as one of JAX."""
+        """The array; a NumPy array is converted to a JAX array."""
         if isinstance(x, self._array):
             return x
         refuse_subclass(name, x)
@@ -41,13 +41,13 @@ class JAX(Backend):
         return self.xp.asarray(x)
 
     def device_of(self, x: Array) -> Any:
-        """Devices that ``x`` is bound to; ``None`` if JAX is free to choose (for a tracer, or an uncommitted array)."""
+        """Devices that ``x`` is committed to; ``None`` for tracers and uncommitted arrays."""
         if isinstance(x, self._tracer):
             return None
         return x.devices() if x.committed else None
 
     def loss(self, input: Array, target: Array, options: Options) -> Array:
-        """The loss of what a caller passes: of arrays that have their values in one dispatch."""
+        """The loss of the caller's arrays; one jitted call for concrete arrays."""
         kind = type(input)
         if (
             type(target) is kind
@@ -57,20 +57,19 @@ class JAX(Backend):
             try:
                 return self._jitted(options)(input, target)
             except (TypeError, ValueError):
-                pass  # once more for the error, without what JAX adds to one about its own frames
+                pass  # raise the error again below, without JAX's note about its own frames
         return super().loss(input, target, options)
 
     def elements(self, x: Array, y: Array, dtype: DType, options: Options) -> Array:
-        """Loss of each element, with the closed form as its derivative.
+        """Loss of each element, with the derivative in closed form.
 
-        JAX differentiates the logarithm's derivative ``1 / y`` to ``-1 / y**2``, which divides by zero for a float32
-        target below 1e-19. Of the closed form, which is what is left after a cancellation that JAX cannot see, that is
-        not so.
+        JAX's second derivative of the logarithm is ``-1 / y**2``, which divides by zero for a float32 target below
+        1e-19. In the closed form this term has cancelled.
         """
         return _with_closed_form(options)(self.cast(x, dtype), self.cast(y, dtype))
 
     def _jitted_for(self, options: Options) -> Callable[[Array, Array], Array]:
-        # Whether the arrays fit together is looked at when their shapes and dtypes are seen first.
+        # Tracing checks the arguments, once for each combination of shapes and dtypes.
         loss = super().loss
         compiled: Callable[[Array, Array], Array] = sys.modules["jax"].jit(lambda x, y: loss(x, y, options))
         return compiled
@@ -85,11 +84,11 @@ def _with_closed_form(options: Options) -> Any:
     xp: Any = jnp
 
     @jax.custom_jvp
-    @partial(jax.jit, inline=True)  # one dispatch where it is differentiated without jit; inlined into a trace
+    @partial(jax.jit, inline=True)  # one dispatch when differentiated without jit; inlined into a trace
     def elements(x: Array, y: Array) -> Array:
-        # Guarded for checkers of NaN. The last mask changes no value. But XLA's CPU compiler joins a sum with a
-        # logarithm and not with a select: without that mask it would write down both guarded arrays, in 1.7 times the
-        # time.
+        # Guarded for NaN checkers. The final mask changes no value, but speeds up XLA's CPU compiler, which fuses a sum
+        # with a logarithm and not with a select: without the mask it would materialise both guarded arrays, and take
+        # 1.7 times as long.
         return guarded_loss_elements(x, y, options, xp)
 
     def tangent_of_elements(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:

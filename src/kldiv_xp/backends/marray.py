@@ -1,4 +1,4 @@
-"""marray, whose masked arrays are refused: a mean would count what is masked."""
+"""marray, whose masked arrays raise here: a mean would count masked elements."""
 
 from typing import NoReturn
 
@@ -16,7 +16,7 @@ class MArray(Backend):
 
     @classmethod
     def of(cls, x: Array) -> "MArray":  # noqa: ARG003
-        """Backend without a namespace, since nothing is computed."""
+        """Backend without a namespace, because it computes nothing."""
         return cls(None)
 
     def taken(self, name: str, x: Array) -> NoReturn:

@@ -1,4 +1,4 @@
-"""MLX, which has no namespace of the standard, and whose exponential and sum on the CPU lose digits."""
+"""MLX, which has no array API namespace, and whose CPU exponential and sum are inaccurate."""
 
 import sys
 from functools import cache
@@ -9,7 +9,7 @@ from kldiv_xp._options import Options
 from kldiv_xp.backends._standard import Array, Backend, DType
 
 BLOCK = 4096
-"""Numbers that are added one behind the other."""
+"""Numbers in a block, which are added sequentially."""
 
 
 class MLX(Backend):
@@ -23,26 +23,25 @@ class MLX(Backend):
 
     @classmethod
     def of(cls, x: Array) -> "MLX":  # noqa: ARG003
-        """Backend for these arrays, which announce no namespace."""
+        """Backend; the arrays do not announce a namespace."""
         return cls(_Namespace())
 
     def device_of(self, x: Array) -> None:
-        """``None``: the memory is shared by all devices."""
+        """``None``: all devices share the memory."""
 
     def of_equal_shape(self, x: Array, like: Array) -> Array:
-        """``x``, of the shape that it has now.
+        """``x``, in a form that ``mx.compile(shapeless=True)`` rejects.
 
-        With ``mx.compile(shapeless=True)`` shapes would be compared, and sums be divided, when the function is traced,
-        and not be looked at again. Of a function with a derivative of its own MLX cannot infer the shape, so that it
-        refuses.
+        Shapeless code would compare shapes, and compute the divisor of a mean, only while tracing. MLX cannot infer
+        the output shape of a custom function, so it raises for this one.
         """
         return _itself()(x)
 
     def elements(self, x: Array, y: Array, dtype: DType, options: Options) -> Array:
-        """Loss of each element, with the closed form as its derivative.
+        """Loss of each element, with the derivative in closed form.
 
-        As JAX does, MLX differentiates the derivative of the logarithm, ``1 / y``, to a division by ``y**2``, which is
-        zero for a float32 target below 1e-23; and where ``1 / y`` is infinite, so is the derivative by autodiff.
+        MLX's second derivative of the logarithm divides by ``y**2``, which is zero for a float32 target below 1e-23.
+        Its first derivative is infinite where ``1 / y`` is.
         """
         return _with_closed_form(options, self.xp)(self.cast(x, dtype), self.cast(y, dtype))
 
@@ -51,9 +50,9 @@ class MLX(Backend):
         return x.astype(dtype)
 
     def sum(self, x: Array) -> Array:
-        """Sum of all elements: on the CPU in float64, of that dtype, and in blocks.
+        """Sum of all elements: on the CPU in float64 and in blocks, with a float64 result.
 
-        MLX adds one number behind the other there, which in float32 drifts; see
+        On the CPU MLX adds sequentially, which loses digits in float32; see
         https://github.com/ml-explore/mlx/issues/4379. GPUs have no float64, and add in blocks.
         """
         import mlx.core as mx
@@ -67,9 +66,9 @@ class MLX(Backend):
 
 
 class _Namespace:
-    """MLX's functions, with an exponential that keeps the precision and the range of the dtype.
+    """MLX's functions, with an exponential that has the precision and the range of the dtype.
 
-    On the CPU, MLX computes that of a float64 in float32, and that of a float32 to 30 roundings; see
+    On the CPU, MLX computes the float64 exponential in float32, and the float32 one with errors of 30 roundings; see
     https://github.com/ml-explore/mlx/issues/4158 and https://github.com/ml-explore/mlx/issues/1341.
     """
 
@@ -111,7 +110,7 @@ def _itself() -> Any:
     import mlx.core as mx
 
     itself = mx.custom_function(lambda x: x)
-    itself.vjp(lambda _x, cotangent, _result: cotangent)  # without it MLX forgets the function
+    itself.vjp(lambda _x, cotangent, _result: cotangent)  # without a vjp MLX drops the custom function
     itself.jvp(lambda _x, tangent: tangent)
     return itself
 
@@ -122,15 +121,15 @@ def _exp_on_cpu() -> Any:
 
     @mx.custom_function
     def exponential(x: Array) -> Array:
-        # expm1 is right in every dtype. Of half the argument, whose exponential has a reciprocal that is no subnormal
-        # number; and of a positive one, from whose expm1 adding one takes no digits.
+        # expm1 is accurate in every dtype. Halving the argument keeps the reciprocal of the exponential normal. For a
+        # positive argument, adding 1 to expm1 loses no digits.
         half = x / 2
         negative = half < 0
         root = mx.expm1(mx.where(negative, -half, half)) + 1
         root = mx.where(negative, 1 / root, root)
         return root * root
 
-    # Else MLX derives them from the derivative of expm1, which is its own exponential.
+    # Otherwise MLX would derive these from expm1, whose derivative is MLX's own exponential.
     @exponential.vjp
     def pullback(_: Array, cotangent: Array, p: Array) -> Array:
         return cotangent * p

@@ -1,4 +1,4 @@
-"""ndonnx: arrays that are traced into an ONNX model, whose sizes may be open."""
+"""ndonnx, whose arrays are traced into an ONNX model, and may have dynamic sizes."""
 
 import sys
 from typing import Any
@@ -7,9 +7,9 @@ from kldiv_xp._arguments import all_known
 from kldiv_xp.backends._standard import Array, Backend, DType
 
 BLOCK = 256
-"""Numbers that are added one behind the other."""
+"""Numbers in a block, which are added sequentially."""
 LEVELS = 3
-"""Of blocks of blocks: what is left to add of an array with 2**24 elements is one number."""
+"""Levels of blocks of blocks: three reduce 2**24 elements to one number."""
 
 
 class NDOnnx(Backend):
@@ -23,13 +23,13 @@ class NDOnnx(Backend):
 
     @classmethod
     def of(cls, x: Array) -> "NDOnnx":  # noqa: ARG003
-        """Backend for these arrays, which announce no namespace."""
+        """Backend; the arrays do not announce a namespace."""
         return cls(sys.modules["ndonnx"])
 
     def sum(self, x: Array) -> Array:
-        """Sum of all elements, in blocks: onnxruntime adds one number behind the other.
+        """Sum of all elements, in blocks: onnxruntime adds sequentially.
 
-        Not in float64, which few other runtimes have on the devices that they run on.
+        Not in float64, which few runtimes support on their devices.
         """
         ndx: Any = self.xp
         blocks = x
@@ -42,15 +42,15 @@ class NDOnnx(Backend):
         return ndx.sum(blocks)
 
     def count(self, x: Array, axes: int, dtype: DType) -> Array | float:
-        """Product of the sizes that the first few axes have when it is computed."""
+        """Product of the sizes of the first axes, as they are when computed."""
         if all_known(tuple(x.shape)[:axes]):
             return super().count(x, axes, dtype)
         return self.xp.prod(x.dynamic_shape[:axes]).astype(dtype)
 
     def of_equal_shape(self, x: Array, like: Array) -> Array:
-        """``x``, whose computation fails if it has another shape than ``like`` then."""
+        """``x``, whose computation raises if its shape then differs from that of ``like``."""
         if all_known(tuple(x.shape)) and tuple(x.shape) == tuple(like.shape):
             return x
         shape, wanted = x.dynamic_shape, like.dynamic_shape
-        refused = -2  # no size, so that the runtime raises
+        refused = -2  # not a size: the runtime raises
         return self.xp.reshape(x, self.xp.where(shape == wanted, wanted, refused))

@@ -13,20 +13,20 @@ from kldiv_xp.backends._on_numpy import OnNumPy
 from kldiv_xp.backends._standard import Array, DType
 
 FEW = 2**16
-"""Elements of a block: less, and threads wait for the interpreter; more, and the cache does not hold them."""
+"""Elements of a block. With fewer, threads wait for the interpreter; more do not fit into the cache."""
 MOST_THREADS = 4
-"""More would wait for the interpreter and for the memory, and each has 2 MiB of temporaries."""
+"""More threads would wait for the interpreter and for memory. Each has 2 MiB of temporaries."""
 
 
 class NumPy(InBlocks, OnNumPy):
-    """NumPy arrays, and numbers of NumPy."""
+    """NumPy arrays and scalars."""
 
     few = FEW
     has_bfloat16 = True
 
     @classmethod
     def owns(cls, kind: type) -> bool:
-        """Whether arrays of this type are NumPy's, or of a subclass."""
+        """Whether this type is NumPy's, or a subclass."""
         np = sys.modules.get("numpy")
         return np is not None and issubclass(kind, (np.ndarray, np.generic))
 
@@ -35,22 +35,22 @@ class NumPy(InBlocks, OnNumPy):
         self.native = np = sys.modules["numpy"]
         self._ordinary = (np.ndarray, np.memmap)
         self._dtypes = frozenset(np.dtype(order + kind) for order in "<>" for kind in ("f2", "f4", "f8"))
-        # As a decorator it takes half the time that it takes as a context.
+        # As a decorator, errstate takes half the time of a context manager.
         self._in_silence = np.errstate(all="ignore")(self.loss_in_blocks)
 
     def taken(self, name: str, x: Array) -> Array:
-        """The array; raise for a subclass with semantics of its own."""
+        """The array; raise for a subclass with its own semantics."""
         refuse_subclass(name, x)
         return x
 
     def loss(self, input: Array, target: Array, options: Options) -> Array:
-        """The loss of what a caller passes."""
+        """The loss of the caller's arrays."""
         if self.is_ordinary(input, target):
             return self._in_silence(input, target, options)[0]
         return super().loss(input, target, options)
 
     def is_ordinary(self, x: Array, y: Any) -> bool:
-        """Whether ``x`` and ``y`` are in memory, of one shape, and mean nothing but their elements."""
+        """Whether ``x`` and ``y`` are plain arrays, of one shape and of known dtypes."""
         return (
             type(x) in self._ordinary
             and type(y) in self._ordinary
@@ -69,11 +69,11 @@ class NumPy(InBlocks, OnNumPy):
         return dtype if dtype is y.dtype and dtype.isnative else super().result_dtype(x, y)
 
     def computing_dtype(self, dtype: DType) -> DType:
-        """Dtype to compute in: 16 bits are too few for sums, and for the terms that cancel."""
+        """Dtype to compute in: at least float32."""
         return self.native.promote_types(dtype, "float32")
 
     def cast(self, x: Array, dtype: DType) -> Array:
-        """``x`` in another dtype; itself where it has that already."""
+        """``x`` in another dtype; ``x`` itself if it has that dtype."""
         return x.astype(dtype, copy=False)
 
     def size_of(self, x: Array) -> int:
@@ -82,16 +82,16 @@ class NumPy(InBlocks, OnNumPy):
         return size
 
     def strides_of(self, x: Array) -> tuple[int, ...]:
-        """Distance in memory between neighbours along each axis."""
+        """Strides in memory, for each axis."""
         strides: tuple[int, ...] = x.strides
         return strides
 
     def empty_like(self, x: Array, dtype: DType) -> Array:
         """New array, in the memory order of ``x``."""
-        return self.native.empty_like(x, dtype=dtype, subok=False)  # else a memory map without a file
+        return self.native.empty_like(x, dtype=dtype, subok=False)  # not a memmap without a file
 
     def number(self, value: float, dtype: DType) -> Array:
-        """A number as NumPy gives it for a sum."""
+        """A number as a NumPy scalar, like the result of a sum."""
         return dtype.type(value)
 
     def block_size(self) -> int:
@@ -99,7 +99,7 @@ class NumPy(InBlocks, OnNumPy):
         return self.few
 
     def each(self, function: Callable[..., Any], blocks: Iterable[tuple[Array, ...]]) -> list[Any]:
-        """Results of the function for each block, in threads where there is enough to do."""
+        """Results of the function for each block, in threads if there are enough blocks."""
         errstate = self.native.errstate
         todo = deque[Any](enumerate(blocks))
         results = [None] * len(todo)
@@ -108,7 +108,7 @@ class NumPy(InBlocks, OnNumPy):
         todo.extend(ends)
 
         def work() -> None:
-            with errstate(all="ignore"):  # each thread has a state of its own
+            with errstate(all="ignore"):  # each thread has its own error state
                 for i, block in iter(todo.popleft, None):
                     results[i] = function(*block)
 
@@ -118,7 +118,7 @@ class NumPy(InBlocks, OnNumPy):
         others: list[Any] = []
         with ExitStack() as pools:
             try:
-                # The system may have no more threads, and none can be started while the interpreter ends.
+                # Starting threads fails at the system's limit, and while the interpreter shuts down.
                 with suppress(ImportError, RuntimeError):
                     from concurrent.futures import ThreadPoolExecutor
 
@@ -126,14 +126,14 @@ class NumPy(InBlocks, OnNumPy):
                     others.extend(pool.submit(work) for _ in range(workers - 1))
                 work()
             finally:
-                todo.extendleft(ends)  # if this one failed, let the others stop
+                todo.extendleft(ends)  # if this thread raised, stop the others
         for other in others:
             other.result()
         return results
 
 
 def refuse_subclass(name: str, x: Any) -> None:
-    """Raise for a subclass with semantics of its own, such as a masked array, which array functions would strip."""
+    """Raise for a subclass, such as a masked array, whose own semantics array functions would drop."""
     np = sys.modules["numpy"]
     if isinstance(x, np.ndarray) and type(x) not in (np.ndarray, np.memmap):
         raise TypeError(
@@ -143,7 +143,7 @@ def refuse_subclass(name: str, x: Any) -> None:
 
 
 def threads() -> int:
-    """Threads to compute in: as many as there are processors, or as other numerical libraries are told to take."""
+    """Number of threads: at most the processors, ``OMP_NUM_THREADS`` and ``MOST_THREADS``."""
     affinity = getattr(os, "sched_getaffinity", None)  # not on every system
     processors = len(affinity(0)) if affinity else os.cpu_count() or 1
     told = os.environ.get("OMP_NUM_THREADS", "")

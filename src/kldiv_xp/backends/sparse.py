@@ -1,4 +1,4 @@
-"""pydata/sparse, which stores the elements other than zero, and computes with NumPy."""
+"""pydata/sparse, which stores the elements that differ from a fill value, and computes with NumPy."""
 
 import sys
 
@@ -17,7 +17,7 @@ class Sparse(OnNumPy):
         return library is not None and issubclass(kind, library.SparseArray)
 
     def taken(self, name: str, x: Array) -> Array:
-        """The array; raise for a dictionary of keys."""
+        """The array; raise for a ``DOK``."""
         if isinstance(x, sys.modules["sparse"].DOK):
             raise TypeError(
                 f"{name} is a {type_name(x)}, which has no reductions; convert it with asformat('coo') first"

@@ -1,6 +1,6 @@
-"""PyTorch: tensors in memory are evaluated in blocks, others by the plain formulas.
+"""PyTorch: tensors on the CPU are evaluated in blocks, others by the plain formulas.
 
-Both have the closed form as their derivative.
+The derivative of both is in closed form.
 """
 
 import math
@@ -14,8 +14,8 @@ from kldiv_xp.backends._standard import Array, DType
 
 FEW = 2**12
 
-# Devices that torch.is_autocast_enabled refuses. torch.amp.is_autocast_available, which says so, cannot be traced by
-# torch.compile before PyTorch 2.12.
+# torch.is_autocast_enabled raises for these devices. torch.compile cannot trace torch.amp.is_autocast_available before
+# PyTorch 2.12.
 _WITHOUT_AUTOCAST = ("meta", "lazy", "vulkan")
 
 
@@ -27,8 +27,8 @@ class Torch(InBlocks):
     @classmethod
     def owns(cls, kind: type) -> bool:
         """Whether arrays of this type are tensors."""
-        # Of what torch.compile reads, nothing may ask sys.modules: it would look at all of them, and some import others
-        # when they are looked at.
+        # Do not read sys.modules where torch.compile traces: it would inspect all modules, and some import others when
+        # inspected.
         if not hasattr(kind, "__torch_function__"):
             return False
         import torch
@@ -38,7 +38,7 @@ class Torch(InBlocks):
     @classmethod
     def of(cls, x: Array) -> "Torch":  # noqa: ARG003
         """Backend for tensors."""
-        # Not array_namespace, which asks a cached function, of which torch.compile warns.
+        # Not array_namespace: it calls a cached function, and torch.compile warns about those.
         import array_api_compat.torch
 
         return cls(array_api_compat.torch)
@@ -52,7 +52,7 @@ class Torch(InBlocks):
         self._dtypes = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
 
     def taken(self, name: str, x: Array) -> Array:
-        """The tensor; raise for one that lacks comparisons or sizes, or whose meaning would be lost."""
+        """The tensor; raise for nested, sparse and masked ones."""
         if x.is_nested:
             raise TypeError(f"{name} is a nested tensor, whose sizes differ from row to row; pass its values() instead")
         if x.layout is not self.native.strided:
@@ -62,7 +62,7 @@ class Torch(InBlocks):
         return x
 
     def device_of(self, x: Array) -> Any:
-        """Device of ``x``; of a DTensor the mesh that it is spread over."""
+        """Device of ``x``; for a DTensor, its mesh."""
         return getattr(x, "device_mesh", x.device)
 
     def result_dtype(self, x: Array, y: Array) -> DType:
@@ -76,15 +76,15 @@ class Torch(InBlocks):
         return dtype
 
     def computing_dtype(self, dtype: DType) -> DType:
-        """Dtype to compute in: 16 bits are too few for sums, and for the terms that cancel."""
+        """Dtype to compute in: at least float32."""
         return self.native.float64 if dtype is self.native.float64 else self.native.float32
 
     def cast(self, x: Array, dtype: DType) -> Array:
-        """``x`` in another dtype; itself where it has that already."""
+        """``x`` in another dtype; ``x`` itself if it has that dtype."""
         return x if x.dtype is dtype else x.to(dtype)
 
     def elements(self, x: Array, y: Array, dtype: DType, options: Options) -> Array:
-        """Loss of each element, with the closed form as its derivative unless a compiler looks for one of its own."""
+        """Loss of each element, with the derivative in closed form, except where a compiler derives its own."""
         torch = self.native
         if torch.compiler.is_compiling() or torch._C._is_tracing() or type(x) not in self._ordinary:
             return guarded_loss_elements(x.to(dtype), y.to(dtype), options, self.xp)
@@ -95,17 +95,17 @@ class Torch(InBlocks):
         return LossElements.apply(x, y, dtype, options)  # type: ignore[no-untyped-call]
 
     def sum(self, x: Array) -> Array:
-        """Sum of all elements: on the CPU in float64, because compiled code adds one behind the other.
+        """Sum of all elements: on the CPU in float64, because compiled code adds sequentially.
 
-        See https://github.com/pytorch/pytorch/issues/154703. GPUs add in blocks, and not all are fast in float64.
+        See https://github.com/pytorch/pytorch/issues/154703. GPUs add in blocks, and some are slow in float64.
         """
         torch = self.native
         return torch.sum(x, dtype=torch.float64) if x.device.type == "cpu" else torch.sum(x)
 
     def rounded(self, loss: Array, dtype: DType) -> Array:
-        """The loss, in the dtype of the result, with the parts of a sum that the processes of a DTensor hold added up.
+        """The loss in the dtype of the result. The partial sums of a DTensor are added up before they are rounded.
 
-        A DTensor leaves that to whoever looks at the sum, and would add up what has been rounded to 16 bits by then.
+        A DTensor adds up its partial sums only when it is read, which would be after rounding to 16 bits.
         """
         placements = getattr(loss, "placements", ())
         if loss.dtype != dtype and any(p.is_partial() for p in placements):
@@ -115,7 +115,7 @@ class Torch(InBlocks):
         return self.cast(loss, dtype)
 
     def loss(self, input: Array, target: Array, options: Options) -> Array:
-        """The loss of what a caller passes."""
+        """The loss of the caller's tensors."""
         if self.native.compiler.is_compiling() or not self.is_ordinary(input, target):
             return super().loss(input, target, options)
         recorded = (input.requires_grad or target.requires_grad) and self.native.is_grad_enabled()
@@ -131,9 +131,9 @@ class Torch(InBlocks):
         return self.loss_in_blocks(input, target, options)[0]
 
     def _loss_of_few(self, x: Array, y: Array, options: Options, recorded: bool) -> Array | None:
-        """Reduced loss of so few elements that each operation takes longer than the arithmetic; ``None`` on most edges.
+        """Reduced loss of few elements, with few operations; ``None`` where this does not apply.
 
-        By the input the formula is linear, so that autograd finds the closed form, and keeps the probabilities alone.
+        The formula is linear in the input, so autograd derives the closed form, and keeps only the probabilities.
         """
         torch, dtype = self.native, x.dtype
         if dtype is not y.dtype or not (dtype is torch.float32 or dtype is torch.float64):
@@ -141,7 +141,7 @@ class Torch(InBlocks):
         elements = loss_off_edge(x, y, options, torch, in_place=True)
         total = elements.sum()
         value = total.item()
-        if not math.isfinite(value):  # something may be on the edge: see InBlocks
+        if not math.isfinite(value):  # elements may be on the edge: see InBlocks
             edge = edge_of(x, y, options, torch)
             # Autograd multiplies by each probability, and zero times one of -inf is NaN.
             if edge is not None and (not recorded or options.log_target or math.isfinite(y.sum().item())):
@@ -155,31 +155,31 @@ class Torch(InBlocks):
         return total.fill_(value / count)
 
     def is_ordinary(self, x: Array, y: Any) -> bool:
-        """Whether ``x`` and ``y`` are in memory, of one shape, and mean nothing but their elements.
+        """Whether ``x`` and ``y`` are plain CPU tensors of one shape.
 
-        No one but autograd's reverse mode may watch what is done with them.
+        False if anything other than reverse-mode autograd records operations on them.
         """
         strided = self.native.strided
         return (
             type(x) in self._ordinary
             and type(y) in self._ordinary
-            and not self.is_watched()  # before the shapes, which torch.jit.trace makes tensors
+            and not self.is_watched()  # before the shapes, which are tensors in torch.jit.trace
             and x.is_cpu
             and y.is_cpu
             and x.dtype in self._dtypes
             and (y.dtype is x.dtype or y.dtype in self._dtypes)
             and x.layout is strided
             and y.layout is strided
-            and not x.is_nested  # then it has no shape
+            and not x.is_nested  # a nested tensor has no shape
             and not y.is_nested
             and x.shape == y.shape
         )
 
     def is_watched(self) -> bool:
-        """Whether what is done with tensors is transformed, traced or differentiated in forward mode.
+        """Whether operations on tensors are transformed, traced or differentiated in forward mode.
 
-        PyTorch asks itself these questions in ``torch.autograd.function`` and ``torch.autograd.forward_ad``, and has no
-        public names for them.
+        PyTorch has no public names for these checks. Its ``torch.autograd.function`` and ``torch.autograd.forward_ad``
+        use the same ones.
         """
         inside = self.native._C
         watched: bool = (
@@ -191,7 +191,7 @@ class Torch(InBlocks):
         return watched
 
     def needs_grad(self, *arrays: Array) -> bool:
-        """Whether autograd records what is done with these."""
+        """Whether autograd records operations on these tensors."""
         return any(x.requires_grad for x in arrays) and self.native.is_grad_enabled()
 
     def size_of(self, x: Array) -> int:
@@ -200,7 +200,7 @@ class Torch(InBlocks):
         return size
 
     def strides_of(self, x: Array) -> tuple[int, ...]:
-        """Distance in memory between neighbours along each axis."""
+        """Strides in memory, for each axis."""
         strides: tuple[int, ...] = x.stride()
         return strides
 
@@ -210,11 +210,11 @@ class Torch(InBlocks):
 
     def number(self, value: float, dtype: DType) -> Array:
         """A number as a 0-d tensor on the CPU, whatever the default device."""
-        # In float64 first, for what is too large to be infinite.
+        # In float64 first, so that a number beyond the range of dtype becomes infinite.
         return self.native.scalar_tensor(value, dtype=self.native.float64, device="cpu").to(dtype)
 
     def block_size(self) -> int:
-        """Elements of a block: PyTorch gives each thread at least 32768, and temporaries are to stay below 8 MiB."""
+        """Elements of a block: at least 32768 for each thread of PyTorch, and temporaries below 8 MiB."""
         threads: int = self.native.get_num_threads()
         return 2**15 * min(max(threads, 2), 4)
 
