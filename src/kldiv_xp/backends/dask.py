@@ -52,7 +52,7 @@ def _known(size: Any) -> Any:
 def _block_of_equal_shape(x: Any, like: Any) -> Any:
     if x.shape != like.shape:
         raise ValueError(
-            "arrays must have the same shape, but sizes that were unknown are not equal: a chunk of"
+            "arrays must have the same shape, but their unknown sizes turn out to differ: a chunk of"
             f" shape {x.shape} meets one of shape {like.shape}"
         )
     return x

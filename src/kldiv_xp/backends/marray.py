@@ -22,6 +22,6 @@ class MArray(Backend):
     def taken(self, name: str, x: Array) -> NoReturn:
         """Raise."""
         raise TypeError(
-            f"{name} is a {type_name(x)}, of which a mean would count what is masked; pass its data, with targets of 0"
-            " for that"
+            f"{name} is a {type_name(x)}, and a mean would count its masked elements; pass its data, with targets of 0"
+            " where it is masked"
         )
