@@ -1,7 +1,7 @@
-"""The known deviations from the reference, as data: who, under which condition, what instead, and why.
+"""The known deviations from the reference, as data: which implementations, which elements, what instead, and why.
 
-An entry explains a difference only where its condition holds, and only if the implementation gives what the entry says
-that it gives. In a full run every entry must explain something. There is a file for each library.
+An entry explains a difference only where its condition holds, and only if the implementation gives the value that the
+entry states. In a full run every entry must explain something. There is a file for each library.
 """
 
 from conformance.ledger import formulas, kldiv_xp, mindspore, mlx, oneflow, optax, paddle, probabilities, pytorch
@@ -30,5 +30,5 @@ ENTRIES: tuple[Deviation | Refusal | Promotion, ...] = (*DEVIATIONS, *REFUSALS, 
 
 
 def deviations_of(implementation: Implementation, quantity: str) -> list[Deviation]:
-    """Entries about one quantity of an implementation; where two hold, the later one counts."""
+    """Entries about one quantity of an implementation; where two apply, the later one wins."""
     return [d for d in DEVIATIONS if quantity in d.quantities and d.who(implementation)]

@@ -1,4 +1,4 @@
-"""What an entry of the ledger is, and the conditions that many of them share."""
+"""The kinds of ledger entries, and the conditions that several entries share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,30 +14,30 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Deviation:
-    """Elements for which an implementation gives something else than PyTorch's formula."""
+    """Elements for which an implementation departs from PyTorch's formula."""
 
     id: str
     who: Callable[[Implementation], bool]
     quantities: tuple[str, ...]
     where: Callable[[Elements], Mask]
     instead: Callable[[Elements], Floats | float] | None
-    """What it gives there: the loss of the element, or the derivative of that. ``None`` for the formula, of what it
+    """What it gives there: the loss of the element, or its derivative. ``None`` for the formula, applied to what it
     ``sees``."""
     why: str
     evidence: str
     sees: Callable[[Elements], Elements] | None = None
-    """What it takes the elements of the case for, everywhere and in all entries, if not for what they are."""
+    """The elements as the implementation sees them, for all entries; ``None`` if it sees them unchanged."""
     roundings: Callable[[Elements], Floats] | None = None
-    """Largest error that it makes there by roundings which the formula has not; none where that is not finite."""
+    """Bound on its rounding errors there beyond those of the formula; ignored where it is not finite."""
     reduced: bool = False
-    """Whether it is about the reduced loss as a whole: ``where`` is then one truth value, ``instead`` one number."""
+    """Whether the entry is about the reduced loss as a whole; ``where`` is then one bool, ``instead`` one number."""
     by_chance: bool = False
-    """Whether the implementation does so at one time, and at another not."""
+    """Whether the deviation occurs in some runs and not in others."""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Calls that one side refuses and the other takes."""
+    """Calls that one side rejects and the other accepts."""
 
     id: str
     who: Callable[[Implementation], bool]
@@ -48,35 +48,35 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Promotion:
-    """Results that have another dtype than PyTorch's; their values are judged all the same."""
+    """Results whose dtype is not that of PyTorch; the suite still judges their values."""
 
     id: str
     who: Callable[[Implementation], bool]
     gives: Callable[[Case, str], str | None]
-    """The dtype of a quantity of a case; ``None`` where the entry says nothing of it."""
+    """The dtype of a quantity of a case; ``None`` where the entry does not apply."""
     why: str
     evidence: str
 
 
 def named(name: str) -> Callable[[Implementation], bool]:
-    """Whether an implementation has this name, on whatever device."""
+    """Whether an implementation has this name, on any device."""
     return lambda implementation: implementation.name.partition(" ")[0] == name
 
 
 def floating_arrays(case: Case) -> bool:
-    """Whether both operands are arrays of floating numbers."""
+    """Whether both operands are floating-point arrays."""
     return all(operand.is_array and operand.values.dtype.kind == "f" for operand in (case.input, case.target))
 
 
 def gives_what_was_asked(case: Case, outcome: Outcome) -> bool:
-    """Whether there is a result, of the shape that the reduction leaves; one that is no reduction leaves all."""
+    """Whether there is a loss, of the shape that the reduction implies; an unknown reduction implies no reduction."""
     reduced = case.reduction in ("mean", "sum", "batchmean")
     shapes = (np.shape(operand.values) for operand in (case.input, case.target))
     return outcome.loss is not None and outcome.loss.shape == (() if reduced else np.broadcast_shapes(*shapes))
 
 
 def computed(e: Elements, values: Floats) -> Floats:
-    """Values as they are computed: in the dtype of the case, or in float32 for the shorter ones."""
+    """Values in the dtype of the computation: that of the case, or float32 for 16-bit cases."""
     return values if e.dtype == "float64" else e.flushed(values.astype(np.float32).astype(np.float64))
 
 
@@ -87,7 +87,7 @@ def sum_overflows(e: Elements) -> bool:
 
 
 def running_total(values: Floats, lanes: int, dtype: str) -> float:
-    """Sum of all elements in the dtype, one behind the other in each of some lanes."""
+    """Sum of all elements in the dtype, added sequentially in each of several lanes."""
     rounded = values.astype(dtype).ravel()
     rows = rounded[: rounded.size - rounded.size % lanes].reshape(-1, lanes)
     totals = np.cumsum(np.vstack([np.zeros((1, lanes), dtype), rows]), axis=0)[-1]
@@ -95,24 +95,24 @@ def running_total(values: Floats, lanes: int, dtype: str) -> float:
 
 
 def zero(_: Elements) -> float:
-    """Nothing, whatever the elements are."""
+    """0 for all elements."""
     return 0.0
 
 
 def among_probabilities(e: Elements, mask: Mask) -> Mask:
-    """Part of a mask that is about targets which are probabilities."""
+    """The mask, if targets are probabilities; otherwise an empty one."""
     probabilities: Mask = mask & np.asarray(not e.log_target)
     return probabilities
 
 
 def among_log_probabilities(e: Elements, mask: Mask) -> Mask:
-    """Part of a mask that is about targets which are log-probabilities."""
+    """The mask, if targets are log-probabilities; otherwise an empty one."""
     log_probabilities: Mask = mask & np.asarray(e.log_target)
     return log_probabilities
 
 
 def products_out_of_range(e: Elements) -> Mask:
-    """Where one of PyTorch's two products, y log y and y x, is infinite for finite numbers, or y is; or is flushed."""
+    """Where a product of PyTorch's, y log y or y x, overflows or is flushed to zero, or y is infinite."""
     y_log_y, y_x = e.rounded(e.y * e.log_p), e.rounded(e.y * e.x)
     overflows: Mask = np.isinf(y_log_y) | (np.isfinite(e.x) & np.isinf(y_x))
     flushed = np.asarray(e.flush) & (e.subnormal(e.y * e.log_p) | e.subnormal(e.y * e.x))

@@ -1,4 +1,4 @@
-"""What follows from a formula that several implementations have, and PyTorch has not any more."""
+"""Deviations of the implementations whose formula differs from that of PyTorch since 1.13."""
 
 import re
 
@@ -17,11 +17,11 @@ from conformance.ledger.entry import (
 from conformance.record import Implementation
 
 pytorch = named("torch.nn.KLDivLoss")
-"""Whether this is ``torch.nn.KLDivLoss``, of whatever version."""
+"""Whether this is ``torch.nn.KLDivLoss``, of any version."""
 
 
 def pytorch_until_1_12(implementation: Implementation) -> bool:
-    """Whether this is ``torch.nn.KLDivLoss`` with the formula that it had before 1.13."""
+    """Whether this is ``torch.nn.KLDivLoss`` before 1.13, which had another formula."""
     version = re.match(r"1\.(\d+)\b", implementation.version())
     return pytorch(implementation) and version is not None and int(version[1]) < 13
 
@@ -74,8 +74,9 @@ DEVIATIONS = (
         ("loss",),
         lambda e: among_probabilities(e, (e.y > 0) & products_out_of_range(e)),
         lambda e: computed(e, e.y * (e.log_p - e.x)),
-        "y (log y - x) is one product; PyTorch subtracts two, y log y - y x, which are both infinite for an infinite"
-        " target, and may be for a huge one; XLA takes them for 0 where they are subnormal, although the one is not",
+        "y (log y - x) is one product. PyTorch subtracts two, y log y - y x. Both are infinite for an infinite target,"
+        " and may overflow for a huge one. XLA flushes them to 0 where they are subnormal, although the one product is"
+        " not",
         "edge/grid/float32/target/none at y = inf, x = 0",
     ),
     Deviation(
@@ -84,8 +85,7 @@ DEVIATIONS = (
         ("loss",),
         lambda e: among_probabilities(e, (e.y == 0) & np.isinf(e.x)),
         zero,
-        "a class that the target excludes costs nothing, whatever the input says of it; PyTorch since 1.13 computes"
-        " 0 * inf = NaN",
+        "a zero target gives 0 for every input; PyTorch since 1.13 computes 0 * inf = NaN",
         "edge/grid/float32/target/none at y = 0, x = -inf",
     ),
     Deviation(
@@ -94,7 +94,7 @@ DEVIATIONS = (
         ("loss",),
         lambda e: among_probabilities(e, (e.y == 0) & np.isnan(e.x)),
         zero,
-        "OneFlow and PyTorch up to 1.12 give 0 for every zero target, whatever the input",
+        "OneFlow and PyTorch up to 1.12 give 0 for a zero target, even if the input is NaN",
         "edge/grid/float32/target/none at y = 0, x = nan",
     ),
     Deviation(
@@ -103,8 +103,8 @@ DEVIATIONS = (
         ("loss", "input"),
         lambda e: among_probabilities(e, e.y < 0),
         zero,
-        "OneFlow and PyTorch up to 1.12 give 0 for a negative target, as the documentation's example shows; a constant"
-        " has the gradient 0",
+        "OneFlow and PyTorch up to 1.12 give 0 for a negative target, as OneFlow's documentation shows; the gradient of"
+        " this constant is 0",
         "documentation/float32/target/none; https://github.com/pytorch/pytorch/issues/69230",
     ),
     Deviation(
@@ -113,7 +113,7 @@ DEVIATIONS = (
         ("loss", "input"),
         lambda e: among_probabilities(e, np.isnan(e.y)),
         zero,
-        "wrong: NaN > 0 is false, so that a NaN target counts as 0, and a model that has broken down goes unnoticed",
+        "wrong: NaN > 0 is false, so a NaN target gives 0, and hides a model that has diverged",
         "edge/grid/float32/target/none at y = nan",
     ),
     Deviation(
@@ -122,7 +122,7 @@ DEVIATIONS = (
         ("target",),
         lambda e: among_probabilities(e, np.isposinf(e.y)),
         lambda e: e.log_p + 1 - e.x,
-        "log y + 1 - x is infinite for an infinite target; PyTorch divides infinity by infinity",
+        "log y + 1 - x is infinite for an infinite target; PyTorch divides infinity by infinity, and gives NaN",
         "edge/grid/float32/target/none at y = inf, x = 0",
     ),
     Deviation(
@@ -132,7 +132,7 @@ DEVIATIONS = (
         lambda e: among_log_probabilities(e, ~np.isfinite(e.p * (e.y - e.x))),
         # In this order: y + 1 is y for a huge one, and y - x + 1 is not y - x.
         lambda e: e.p * (computed(e, e.y + 1) - e.x),
-        "p (log p + 1 - x) is one product; PyTorch adds two, p (log p - x) + p, and infinities may cancel",
+        "p (log p + 1 - x) is one product; PyTorch adds two terms, p (log p - x) + p, and infinities may cancel",
         "edge/grid/float32/log_target/none at y = 1e4, x = 1e4",
     ),
 )
@@ -147,7 +147,7 @@ REFUSALS = (
             and case.input.values.shape != case.target.values.shape
             and outcome.error is not None
         ),
-        "shapes must be equal: (N, 1) against (N,) is a classic bug, which PyTorch only warns of",
+        "shapes must be equal: (N, 1) against (N,) is a common bug, for which PyTorch only warns",
         "refused/column-against-row/target/mean",
     ),
 )

@@ -1,4 +1,4 @@
-"""Where ``kldiv_xp`` departs from PyTorch's formula: by its conventions and promises, and by what runs it."""
+"""Where ``kldiv_xp`` departs from PyTorch's formula: by its conventions, its promises and its compilers."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -40,7 +40,7 @@ def _adds_up_in_float64(implementation: Implementation) -> bool:
 
 
 _BY_AUTOGRAD = ("kldiv_xp torch.compile", "kldiv_xp torch.export", "kldiv_xp torch DTensor")
-"""PyTorch differentiates the formula, as it does to compile it; elsewhere the gradient is the closed form."""
+"""Here PyTorch differentiates the formula itself; elsewhere the gradient is in closed form."""
 _IN_BLOCKS = ("kldiv_xp torch", "kldiv_xp torch, closed form", "kldiv_xp torch, small blocks")
 _COMPUTE_WITH_NUMPY = ("array-api-strict", "autograd", "dask", "cubed", "sparse")
 
@@ -78,8 +78,8 @@ DEVIATIONS = (
         ("loss", "input", "target"),
         _subnormal,
         None,
-        "XLA lets the CPU take subnormal numbers for zero, as arguments and as results; a target of zero is then judged"
-        " by the convention",
+        "XLA on the CPU flushes subnormal arguments and results to zero; the convention then applies to the zero"
+        " target",
         "edge/grid/float32/target/none at y = 1.4e-45; https://github.com/jax-ml/jax/issues/16200",
         sees=Elements.with_flush,
     ),
@@ -89,8 +89,8 @@ DEVIATIONS = (
         ("loss", "input", "target"),
         lambda e: (e.dtype != "float64") & _subnormal(e),
         None,
-        "CuPy compiles its kernels with -ftz=true, which takes float32's subnormal numbers for zero; a zero target is"
-        " then judged by the convention",
+        "CuPy compiles its kernels with -ftz=true, which flushes subnormal float32 numbers to zero; the convention then"
+        " applies to the zero target",
         "edge/grid/float32/target/none at y = 1.4e-45; https://github.com/cupy/cupy/issues/8382",
         sees=lambda e: e if e.dtype == "float64" else e.with_flush(),
     ),
@@ -100,8 +100,8 @@ DEVIATIONS = (
         ("loss",),
         _two_infinite_products,
         lambda _: -np.inf,
-        "where the processor can, XLA fuses the product y log y with the difference, so that y log y of a huge target"
-        " does not overflow, and y x does",
+        "XLA fuses the product y log y with the difference, where the processor has such an instruction: for a huge"
+        " target y x overflows, and y log y does not",
         "edge/grid/float32/target/none at y = 2.1e37, x = 1e4",
     ),
     Deviation(
@@ -110,8 +110,7 @@ DEVIATIONS = (
         ("loss",),
         _two_infinite_products,
         lambda _: np.inf,
-        "Triton fuses the product y x with the difference, so that y x of a huge target does not overflow, and y log y"
-        " does",
+        "Triton fuses the product y x with the difference: for a huge target y log y overflows, and y x does not",
         "edge/grid/float32/target/none at y = 2.1e37, x = 1e4",
     ),
     Deviation(
@@ -120,8 +119,8 @@ DEVIATIONS = (
         ("loss",),
         lambda e: among_probabilities(e, _float32_sum(e) & np.isfinite(e.y) & np.isinf(e.rounded(e.y * e.log_p))),
         None,
-        "the terms of a float32 sum are computed in float64, where those of huge targets do not overflow: a mean may be"
-        " finite, and inf - inf is -inf",
+        "the terms of a float32 sum are computed in float64, where those of huge targets do not overflow: the mean may"
+        " be finite, and -inf where PyTorch computes inf - inf = NaN",
         "edge/company/float32/2.12676e+37/finite/target/mean",
         sees=lambda e: replace(e, dtype="float64") if _float32_sum(e) else e,
     ),
@@ -140,7 +139,7 @@ DEVIATIONS = (
         ("target",),
         lambda e: among_probabilities(e, np.isposinf(e.y) | ((e.y == 0) & np.isinf(e.x))),
         lambda e: e.log_p + 1 - e.x,
-        "where the loss is infinite or NaN, the closed form is infinite, too; PyTorch multiplies 0 by infinity",
+        "where the loss is infinite or NaN, the closed form is infinite; PyTorch computes 0 * inf = NaN",
         "edge/grid/float32/target/none at y = inf, x = 0",
     ),
     Deviation(
@@ -149,7 +148,7 @@ DEVIATIONS = (
         ("target",),
         lambda e: among_probabilities(e, (e.y == 0) & np.isfinite(e.x)),
         zero,
-        "the gradient is finite wherever the loss is; PyTorch differentiates xlogy(y, y) at 0 to NaN",
+        "the gradient is 0 at a zero target with a finite loss; PyTorch's derivative of xlogy(y, y) is NaN at 0",
         "real/temperature-0.25/float32/target/none; https://github.com/google-deepmind/optax/pull/1786",
     ),
     Deviation(
@@ -176,7 +175,7 @@ DEVIATIONS = (
         ("loss", "target"),
         lambda e: e.log_target & (e.y == -np.inf) & ~np.isnan(e.x),
         zero,
-        "a log target of -inf is a probability of 0 and costs nothing; PyTorch computes 0 * inf = NaN",
+        "a log target of -inf is a probability of 0, and gives 0; PyTorch computes 0 * inf = NaN",
         "real/temperature-0.25/float32/log-of-zeros/log_target/batchmean",
     ),
 )
@@ -186,7 +185,7 @@ REFUSALS = (
         "numbers-become-arrays",
         _jitted,
         lambda case, outcome: isinstance(case.input.values, float) and outcome.loss is not None,
-        "jax.jit hands the function an array for every number, so that there is nothing left to refuse",
+        "jax.jit converts numbers to arrays before it calls the function",
         "refused/number/target/mean",
     ),
 )

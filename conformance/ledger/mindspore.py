@@ -14,7 +14,7 @@ def _product(e: Elements) -> Floats:
 
 
 def _loss(e: Elements) -> Floats:
-    """Its loss of every element, NaN for nothing."""
+    """Its loss of every element, with 0 in place of NaN."""
     return np.where(np.isnan(_product(e)), 0.0, _product(e))
 
 
@@ -41,8 +41,8 @@ DEVIATIONS = (
         ("loss", "input"),
         lambda e: among_probabilities(e, _subnormal(e)),
         None,
-        "the threads of MindSpore's pool take subnormal numbers for zero, as arguments and as results; the thread that"
-        " asks does not. Which of them computes, MindSpore finds out by timing its first calls",
+        "the threads of MindSpore's pool flush subnormal arguments and results to zero; the calling thread does not."
+        " MindSpore chooses between them by timing its first calls",
         "random/16x10/sparse/float32/target/none",
         sees=Elements.with_flush,
         by_chance=True,
@@ -53,8 +53,8 @@ DEVIATIONS = (
         ("loss",),
         lambda e: among_probabilities(e, np.isnan(_product(e))),
         zero,
-        "wrong: a loss of NaN counts as 0. That is right for zero targets, but swallows NaN inputs, NaN targets,"
-        " negative targets and the difference of infinities, too",
+        "wrong: MindSpore replaces a NaN loss by 0. This is right for zero targets, but hides NaN inputs, NaN targets,"
+        " negative targets and inf - inf",
         "edge/grid/float32/target/none at y = 1, x = nan",
     ),
     Deviation(
@@ -63,18 +63,18 @@ DEVIATIONS = (
         ("target",),
         lambda e: among_probabilities(e, np.full(e.y.shape, True)),
         zero,
-        "wrong: the gradient by the target is 0, whatever the target, and nothing says that there is none",
+        "wrong: MindSpore does not differentiate by the target, and returns 0 without an error",
         "documentation/float32/target/none",
     ),
     Deviation(
         "float64-running-total",
         mindspore,
         ("loss",),
-        # A total of fewer elements cannot be off by more than the tolerance.
+        # The error of a total of fewer elements is within the tolerance.
         lambda e: np.asarray(e.dtype == "float64" and e.reduction != "none" and e.x.size > 2 * K),
         lambda e: running_total(_loss(e), 1, e.dtype) / e.divisor,
-        "the sum of a float64 loss is one running total, off by 1e-13 of it for a million elements; that of a float32"
-        " loss is added up more carefully",
+        "the sum of a float64 loss is one running total, with a relative error of 1e-13 for a million elements; the sum"
+        " of a float32 loss is more accurate",
         "random/1000x1000/recipe/float64/target/sum",
         reduced=True,
     ),
@@ -84,8 +84,8 @@ DEVIATIONS = (
         ("loss",),
         lambda e: np.asarray(_too_large_for_float16(e)),
         _divided_in_float16,
-        "wrong: the sum and the number of elements are rounded to float16 before one is divided by the other: the mean"
-        " of more than 65,519 elements is 0 or NaN, and that of a sum too large is infinite",
+        "wrong: the sum and the number of elements are rounded to float16 before the division. The mean of more than"
+        " 65,519 elements is 0 or NaN, and the mean is infinite if the sum overflows",
         "random/100x1000/recipe/float16/target/mean",
         reduced=True,
     ),

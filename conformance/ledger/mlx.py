@@ -14,9 +14,9 @@ _mlx = named("mlx.nn.losses.kl_div_loss")
 _EPS = float(np.finfo(np.float32).eps)
 _LARGEST = 88.0
 _SMALLEST = -126.5 * np.log(2)
-"""Below, the power of two by which the exponential is scaled has no exponent left."""
+"""Below, the power of two that scales the exponential underflows."""
 _SCALE_ERROR = abs(float(np.float32(1.442695)) * np.log(2) - 1)
-"""Of the number that MLX multiplies by to divide by ln 2."""
+"""Relative error of the constant 1 / ln 2 that MLX multiplies by."""
 
 
 class _Seen(Elements):
@@ -24,7 +24,7 @@ class _Seen(Elements):
 
     @cached_property
     def p(self) -> Floats:
-        """Probability of the target, in float32 whatever the dtype."""
+        """Probability of the target, in float32 for every dtype."""
         y = self.y.astype(np.float32)
         exponential = np.where(y > _LARGEST, np.inf, np.where(y < _SMALLEST, 0.0, np.exp(y)))
         return exponential.astype(np.float32).astype(np.float64)
@@ -44,7 +44,7 @@ def _as_fine_as_float32(e: Elements) -> Mask:
 
 
 def _roundings(e: Elements) -> Floats:
-    """Of the exponential: its argument is scaled by a rounded number, and rounded; three more for the polynomial."""
+    """Errors of the exponential: of its scaled and rounded argument, and three roundings of the polynomial."""
     relative = np.abs(e.y) * (_EPS / 2 + _SCALE_ERROR) + 3 * _EPS
     return np.where((e.p > 0) & np.isfinite(e.p), e.p * relative, 0.0)
 
@@ -60,8 +60,8 @@ DEVIATIONS = (
         ("loss", "input", "target"),
         _beyond_float32,
         None,
-        "wrong: the exponential of every dtype is computed in float32, and is infinite above 88 and 0 below -87.7. A"
-        " loss in float64 has the precision and the range of float32",
+        "wrong: MLX computes the exponential of every dtype in float32; it is infinite above 88 and 0 below -87.7. A"
+        " float64 loss has the precision and the range of float32",
         "close/1e-3/float64/log_target/none; https://github.com/ml-explore/mlx/issues/4158",
         sees=_seen,
     ),
@@ -81,7 +81,7 @@ DEVIATIONS = (
         ("input",),
         _as_fine_as_float32,
         None,
-        "the derivative is the same exponential",
+        "the derivative uses the same exponential",
         "real/temperature-1/float32/log-of-zeros/log_target/none; https://github.com/ml-explore/mlx/issues/1341",
         roundings=_roundings,
     ),
@@ -89,7 +89,7 @@ DEVIATIONS = (
         "running-total",
         _mlx,
         ("loss",),
-        # A total of fewer elements cannot be off by more than the tolerance.
+        # The error of a total of fewer elements is within the tolerance.
         lambda e: np.asarray(e.dtype == "float32" and e.reduction in ("sum", "mean") and e.x.size > 2 * K),
         lambda e: running_total(e.formula("loss"), 1, e.dtype) / e.divisor,
         "wrong by 3e-5 for a hundred thousand float32 elements: the sum is a running total in float32 (on x86)",
@@ -102,7 +102,7 @@ DEVIATIONS = (
         ("loss",),
         lambda e: np.asarray(e.dtype == "float16" and e.reduction in ("mean", "batchmean") and sum_overflows(e)),
         lambda e: float(np.copysign(np.inf, e.formula("loss").sum())),
-        "MLX rounds the sum to float16 before it divides by the number of elements or rows, and it may be too large",
+        "MLX rounds the sum to float16 before it divides by the number of elements or rows, and the sum may overflow",
         "random/12500x80/recipe/float16/log_target/mean",
         reduced=True,
     ),

@@ -1,4 +1,4 @@
-"""Where OneFlow departs from PyTorch's formula, beyond what old PyTorch did."""
+"""Where OneFlow departs from PyTorch's formula, apart from the deviations that it shares with old PyTorch."""
 
 import numpy as np
 
@@ -14,7 +14,7 @@ def _float32(values: Floats) -> Floats:
 
 
 def _float32_logarithm(e: Elements) -> Floats:
-    """The last digit of the logarithm of a float32 number, of a case in float64."""
+    """Rounding error of a float32 logarithm, for float64 cases."""
     logarithm = np.abs(np.log(_float32(np.maximum(e.y, _SMALLEST_IN_LOGARITHM))))
     return np.where(e.dtype == "float64", np.abs(e.y) * logarithm * np.finfo(np.float32).eps, 0.0)
 
@@ -26,8 +26,8 @@ DEVIATIONS = (
         ("loss",),
         lambda e: among_probabilities(e, (e.y > 0) & np.asarray(e.dtype == "float64")),
         lambda e: e.y * (np.log(_float32(e.y)) - e.x),
-        "wrong: the logarithm is taken of a float64 target's float32 value, in float32: the loss is off by up to 1e-7"
-        " of y log y, and infinite for targets above 3.4e38",
+        "wrong: OneFlow converts a float64 target to float32, and computes the logarithm in float32. The error is up to"
+        " 1e-7 of y log y, and the loss is infinite for targets above 3.4e38",
         "close/1e-6/float64/target/none",
         roundings=_float32_logarithm,
     ),
@@ -37,7 +37,7 @@ DEVIATIONS = (
         ("loss",),
         lambda e: among_probabilities(e, (e.y > 0) & (e.y < _SMALLEST_IN_LOGARITHM)),
         lambda e: e.y * (np.log(_SMALLEST_IN_LOGARITHM) - e.x),
-        "wrong: the logarithm is taken of 1e-20 for all smaller targets",
+        "wrong: for targets below 1e-20 OneFlow uses the logarithm of 1e-20",
         "edge/grid/float32/target/none at y = 1e-30",
         roundings=_float32_logarithm,
     ),
@@ -47,7 +47,7 @@ DEVIATIONS = (
         ("target",),
         lambda e: among_probabilities(e, e.y == 0),
         lambda e: e.log_p + 1 - e.x,
-        "wrong: the loss is 0 there, but its gradient is that of y log y, -inf; PyTorch's is NaN",
+        "wrong: the loss is 0 there, but its gradient is that of y log y, -inf; PyTorch gives NaN",
         "real/temperature-0.25/float32/target/none",
     ),
     Deviation(
@@ -56,7 +56,7 @@ DEVIATIONS = (
         ("target",),
         lambda e: among_log_probabilities(e, np.isinf(e.p) & (e.y == e.x)),
         lambda e: e.p * (e.y - e.x + 1),
-        "PyTorch up to 1.12 computed p (log p + 1 - x); OneFlow adds the 1 last, and it survives beside a huge input",
+        "PyTorch up to 1.12 computed p (log p + 1 - x); OneFlow adds the 1 last, and does not lose it for a huge input",
         "edge/grid/float32/log_target/none at y = x = 2.1e37",
     ),
     Deviation(
@@ -65,7 +65,7 @@ DEVIATIONS = (
         ("loss",),
         lambda e: np.asarray(e.x.size == 0 and e.reduction == "mean"),
         lambda _: 0.0,
-        "the mean over no elements is 0; PyTorch's is NaN, which 0 / 0 is",
+        "the mean over no elements is 0; PyTorch computes 0 / 0 = NaN",
         "random/0x4/even/float32/target/mean",
         reduced=True,
     ),
@@ -76,7 +76,7 @@ REFUSALS = (
         "mixed-dtypes-refused",
         lambda implementation: any(who(implementation) for who in (oneflow, paddle, mindspore)),
         lambda case, outcome: outcome.error is not None and case.input.dtype != case.target.dtype,
-        "the two arrays must have one dtype, but that Paddle promotes float32 beside float64; PyTorch promotes all",
+        "both arrays must have the same dtype, except that Paddle promotes float32 with float64; PyTorch promotes all",
         "random/5x3/even/float32+float64/target/sum",
     ),
     Refusal(

@@ -1,4 +1,4 @@
-"""Where Optax departs from PyTorch's formula, beyond what XLA does."""
+"""Where Optax departs from PyTorch's formula, apart from the deviations of XLA."""
 
 from conformance.ledger.entry import Deviation, Refusal, among_log_probabilities, named
 
@@ -12,8 +12,8 @@ DEVIATIONS = (
         ("target",),
         lambda e: among_log_probabilities(e, e.subnormal(e.p * e.weight)),
         lambda e: e.p * (e.y - e.x),
-        "p (y - x) + p is computed as p (g (y - x)) + g p, with the gradient g of the sum: where g p is subnormal, XLA"
-        " takes it for 0",
+        "Optax computes p (y - x) + p as p (g (y - x)) + g p, with the gradient g of the sum; XLA flushes a subnormal g"
+        " p to 0",
         "real/temperature-0.25/float32/log_target/mean; https://github.com/jax-ml/jax/issues/16200",
     ),
 )
@@ -23,7 +23,7 @@ REFUSALS = (
         "numbers-taken",
         named("optax.losses.kl_divergence"),
         lambda case, outcome: isinstance(case.input.values, float) and outcome.loss is not None,
-        "a Python number is as good as an array of no dimensions",
+        "Optax accepts Python numbers as 0-d arrays",
         "refused/number/target/mean",
     ),
 )

@@ -1,4 +1,4 @@
-"""Where Paddle departs from PyTorch's formula, beyond what OneFlow and old PyTorch do, too."""
+"""Where Paddle departs from PyTorch's formula, apart from what it shares with OneFlow and old PyTorch."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from conformance.ledger.formulas import paddle
 from conformance.tolerance import K
 
 _BYTES_AT_ONCE = 32
-"""Width of the vectors in which Paddle computes on the CPU where it was recorded."""
+"""Vector width of Paddle on the CPU of the recording."""
 
 _REDUCTIONS = ("none", "mean", "sum", "batchmean")
 
@@ -24,19 +24,19 @@ DEVIATIONS = (
         ("target",),
         lambda e: np.full(e.y.shape, True),
         zero,
-        "wrong: Paddle gives no gradient by the target, and no error: the gradient by one array that is both arguments"
-        " is that by the input alone",
+        "wrong: Paddle gives no gradient by the target, and raises no error. If one array is both arguments, its"
+        " gradient is the one by the input alone",
         "calls/6x10/one-array/target/sum; https://github.com/PaddlePaddle/PaddleOCR/pull/5643",
     ),
     Deviation(
         "mean-of-a-running-total",
         paddle,
         ("loss",),
-        # A total of fewer elements cannot be off by more than the tolerance.
+        # The error of a total of fewer elements is within the tolerance.
         lambda e: np.asarray(e.reduction == "mean" and e.x.size > 2 * K * _lanes(e)),
         lambda e: running_total(e.formula("loss"), _lanes(e), e.dtype) / e.divisor,
-        "wrong by 3e-5 for a million float32 elements: the mean is a running total in the dtype itself, one in each"
-        " lane of a vector, although sum and batchmean are added up pairwise",
+        "wrong by 3e-5 for a million float32 elements: the mean uses a running total in the dtype of the arrays, in"
+        " each lane of a vector; sum and batchmean add pairwise",
         "random/1000x1000/recipe/float32/log_target/mean",
         reduced=True,
     ),
@@ -47,7 +47,7 @@ REFUSALS = (
         "unknown-reduction-taken",
         paddle,
         lambda case, outcome: case.reduction not in _REDUCTIONS and gives_what_was_asked(case, outcome),
-        "wrong: a misspelt reduction is none at all, and the loss is not a number but an array",
+        'wrong: an unknown reduction counts as "none", and the loss is an array',
         "refused/unknown-reduction/log_target/average",
     ),
 )

@@ -1,7 +1,8 @@
-"""Where losses that take probabilities on both sides depart: SciPy's, JAX's functions of the same names, and Keras's.
+"""Where losses of two probabilities depart: SciPy's, JAX's functions of the same names, and Keras's.
 
-They are given ``exp(input)``, and ``exp(target)`` with ``log_target``: a logarithm survives what its exponential does
-not. The functions below follow each one's arithmetic, with the roundings to its dtype that may overflow or underflow.
+The adapters pass ``exp(input)`` and, with ``log_target``, ``exp(target)``, which may overflow or underflow where the
+logarithms do not. The functions below reproduce the arithmetic of each loss, with those roundings to its dtype that may
+overflow or underflow.
 """
 
 from dataclasses import replace
@@ -51,7 +52,7 @@ def _in_dtype_of_input(e: Elements) -> Elements:
 
 
 def _promoted(e: Elements) -> Elements:
-    """In the dtype that both operands are promoted to, where the target's is the coarser one."""
+    """In the promoted dtype of both operands, for a target of the coarser dtype."""
     none_holds_both = (e.input_dtype, e.dtype) == ("float16", "bfloat16")
     return replace(e, dtype="float32") if none_holds_both else _in_dtype_of_input(e)
 
@@ -77,7 +78,7 @@ def _in_domain(e: Elements) -> Mask:
 
 
 def _underflows(e: Elements) -> Mask:
-    """Where the input's probability has lost digits, or is 0 although the input is finite."""
+    """Where the input is finite, and its probability is subnormal or 0."""
     mask: Mask = np.isfinite(e.x) & (_q(e) < _in_dtype_of_input(e).tiny)
     return mask
 
@@ -89,7 +90,7 @@ def _overflows(e: Elements) -> Mask:
 
 
 def _lost_digits(e: Elements) -> Floats:
-    """What the logarithm of a subnormal probability is off by, if the last digit of that is another one."""
+    """Error of the logarithm of a subnormal probability, for an error of one unit in its last digit."""
     q, of_input = _q(e), _in_dtype_of_input(e)
     # The logarithm of (q - s) / q is less than s / (q - s), and that of (s + s) / s less than 1.
     off_by = of_input.smallest / np.maximum(q - of_input.smallest, of_input.smallest)
@@ -97,12 +98,12 @@ def _lost_digits(e: Elements) -> Floats:
 
 
 def _of_exponential(e: Elements) -> Floats:
-    """What a term of q is off by: an exponential, by 4, and a weight, a sum and a product, by 1/2 each."""
+    """Error of a term of q: 4 roundings of the exponential, and 1/2 each of a weight, a sum and a product."""
     return 5.5 * e.eps * _q(e)
 
 
 def _of_constant_by_target(e: Elements) -> Floats:
-    """What a constant is off by: a weight, by 1/2; times an exponential, by 4 and by 1/2 more."""
+    """Error of a constant: 1/2 of a weight; times an exponential, 4 and another 1/2."""
     return e.eps * (5 * _p(e) if e.log_target else np.full_like(e.y, 0.5))
 
 
@@ -114,7 +115,7 @@ def _entropy(e: Elements) -> Floats:
 
 
 def _entropy_in_two_products(e: Elements) -> Floats:
-    """The same in two products, without a thought for NaN."""
+    """The relative entropy as the difference of two products, without special treatment of NaN."""
     p, q, promoted = _p(e), _q(e), _promoted(e)
     inside = promoted.rounded(p * np.log(p)) - promoted.rounded(p * np.log(q))
     return np.where(_in_domain(e), inside, np.where((p == 0) & (q >= 0), 0.0, np.inf))
@@ -156,7 +157,7 @@ def _clipped_loss(e: Elements) -> Floats:
 
 
 def _of_clipped_logarithm(e: Elements) -> Floats:
-    """What log(p/q) is off by: as a logarithm, by p/q and by each exponential; not at all for two equal bounds."""
+    """Error of log(p/q): of the logarithm, of p/q and of both exponentials; none where both equal the same bound."""
     p, q = _clipped(e)
     exact = (p == q) & (p != _p(e)) & (q != _q(e))
     return np.where(exact, 0.0, K * e.eps * (1 + np.abs(np.log(p / q))) + _lost_digits(e))
@@ -167,13 +168,13 @@ def _of_clipped_loss(e: Elements) -> Floats:
 
 
 def _of_clipped_by_input(e: Elements) -> Floats:
-    """Of six products and quotients, 1/2 each; a constant is exact."""
+    """Error of six products and quotients, 1/2 each; a constant is exact."""
     p, q = _clipped(e)
     return np.where(q == _q(e), 3 * e.eps * p, 0.0)
 
 
 def _of_clipped_by_target(e: Elements) -> Floats:
-    """Of the logarithm, and of the 1 beside it; a constant is exact."""
+    """Error of the logarithm, and of the term 1; a constant is exact."""
     return np.where(_clipped(e)[0] == _p(e), _by_p(e) * (_of_clipped_logarithm(e) + 3 * e.eps), 0.0)
 
 
@@ -185,13 +186,13 @@ def _clipped_by_ratio(e: Elements) -> tuple[Floats, Floats]:
 
 
 def _ratio_out_of_range(e: Elements) -> Mask:
-    """Where the ratio overflows, or its denominator has lost digits."""
+    """Where the ratio overflows, or its denominator is subnormal."""
     out_of_range: Mask = np.isinf(_clipped_by_ratio(e)[0]) | _underflows(e)
     return out_of_range
 
 
 def _factor_out_of_range(e: Elements) -> Mask:
-    """Where a factor of the gradients, p/q/q, g p or the derivative by p/q, overflows or loses digits, or a product."""
+    """Where a factor of the gradients (p/q/q, g p, the derivative by p/q) or their product overflows or underflows."""
     p, q = _clipped(e)
     ratio, by_ratio = _clipped_by_ratio(e)
     by_q = e.rounded(ratio / q)
@@ -216,12 +217,12 @@ def _clipped_by_target(e: Elements) -> Floats:
 
 
 _DIVERGENCE = (
-    "p log(p/q) - p + q is another function, never negative, whose sum is the same only where both sides sum to one:"
-    " KL divergence as convex analysis has it, but not this loss"
+    "p log(p/q) - p + q is another function: the KL divergence of convex analysis, never negative. Its sum equals that"
+    " of this loss only if both sides sum to one"
 )
 _CLIPPED = (
-    "wrong for a loss: both probabilities are clipped to [1e-7, 1], in float64 too: a finite loss where it is infinite,"
-    " too small a loss where the input is below -16; and a negative target counts as 1e-7"
+    "wrong for a loss: Keras clips both probabilities to [1e-7, 1], even in float64. An infinite loss becomes finite,"
+    " the loss is too small for inputs below -16, and a negative target counts as 1e-7"
 )
 
 DEVIATIONS: tuple[Deviation, ...] = (
@@ -231,8 +232,8 @@ DEVIATIONS: tuple[Deviation, ...] = (
         ("loss",),
         lambda e: (_p(e) == 0) & ~np.isnan(e.x),
         zero,
-        "a target probability of zero costs nothing, whatever the input says of it, and whether it is given or the"
-        " exponential of a log-probability; PyTorch computes 0 * inf = NaN",
+        "a target probability of zero, given or the exponential of a log-probability, gives 0 for every input; PyTorch"
+        " computes 0 * inf = NaN",
         "edge/grid/float32/target/none at y = 0, x = -inf",
     ),
     Deviation(
@@ -241,7 +242,7 @@ DEVIATIONS: tuple[Deviation, ...] = (
         ("loss",),
         lambda e: among_probabilities(e, (e.y < 0) & ~np.isnan(e.x)),
         lambda _: np.inf,
-        "outside its domain the relative entropy is defined as infinite, as convex analysis has it",
+        "convex analysis defines the relative entropy as infinite outside its domain",
         "documentation/float32/target/none",
     ),
     Deviation(
@@ -250,8 +251,8 @@ DEVIATIONS: tuple[Deviation, ...] = (
         ("loss",),
         lambda e: (_p(e) > 0) & _underflows(e),
         _entropy,
-        "wrong for a loss: the exponential of a small log-probability loses its digits and then is 0, which makes the"
-        " loss infinite; in float16 that begins at -9.7 and ends at -17",
+        "wrong for a loss: the exponential of a small log-probability loses digits, then underflows to 0, and the loss"
+        " is infinite. In float16 digits are lost below -9.7, and the exponential is 0 below -17",
         "random/100x1000/recipe/float16/target/none",
         roundings=lambda e: _p(e) * _lost_digits(e),
     ),
@@ -270,7 +271,7 @@ DEVIATIONS: tuple[Deviation, ...] = (
         ("loss",),
         lambda e: _overflows(e) | np.isposinf(e.y),
         _entropy_in_two_products,
-        "the exponential of a large logarithm is infinite, and p log p - p log q may then be inf - inf or inf * 0",
+        "the exponential of a large logarithm is infinite; p log p - p log q may then compute inf - inf or inf * 0",
         "edge/grid/float32/log_target/none at y = 1e4, x = 0",
     ),
     Deviation(
@@ -279,8 +280,8 @@ DEVIATIONS: tuple[Deviation, ...] = (
         ("loss",),
         lambda e: np.isnan(e.x) | np.isnan(e.y),
         lambda _: np.inf,
-        "no comparison with NaN holds, so that NaN counts as outside the domain, where the function is documented to be"
-        " infinite: a matter of the definition to JAX, but a model that has broken down looks like one that is far off",
+        "comparisons with NaN are false, so NaN counts as outside the domain, where JAX documents the function as"
+        " infinite. A model that has diverged then looks like one with a large loss",
         "edge/grid/float32/target/none at x = nan; https://github.com/jax-ml/jax/issues/38262",
     ),
     Deviation(
@@ -289,8 +290,9 @@ DEVIATIONS: tuple[Deviation, ...] = (
         ("input",),
         lambda e: ~_in_domain(e),
         lambda e: 0 * _q(e),
-        "wrong where the loss is infinite because the exponential of the input underflows: a constant has the gradient"
-        " 0, and training never leaves that place. NaN, which is 0 * inf or 0 * NaN, for an input of +inf or NaN",
+        "wrong where the loss is infinite because the exponential of the input underflows: the gradient of this"
+        " constant is 0, and training cannot recover. For an input of +inf or NaN the gradient is 0 * inf or 0 * NaN,"
+        " NaN",
         "edge/grid/float32/target/none at y = 0.3, x = -1e4",
     ),
     Deviation(
@@ -299,8 +301,8 @@ DEVIATIONS: tuple[Deviation, ...] = (
         ("input",),
         lambda e: _in_domain(e) & ((_entropy_by_q(e) == 0) | ~np.isfinite(_entropy_by_q(e) * _q(e))),
         lambda e: e.per_weight(_entropy_by_q(e) * _q(e)),
-        "wrong: the gradient is p/q times q, computed as (1/q) p q: infinite where 1/q overflows, which in float16 it"
-        " does for every input below -11, NaN where q is infinite, and 0 where (1/q) p underflows",
+        "wrong: JAX computes the gradient, p/q times q, as (1/q) p q. It is infinite where 1/q overflows, in float16"
+        " for every input below -11; NaN where q is infinite; and 0 where (1/q) p underflows",
         "real/temperature-4/float16/target/none",
     ),
     Deviation(
@@ -309,7 +311,7 @@ DEVIATIONS: tuple[Deviation, ...] = (
         ("target",),
         lambda e: ~_in_domain(e),
         lambda e: 0 * _by_p(e),
-        "a constant, be it 0 or infinite, has the gradient 0",
+        "the loss is constant there, 0 or infinite, and its gradient is 0",
         "real/temperature-0.25/float32/target/none",
     ),
     Deviation(
@@ -318,7 +320,7 @@ DEVIATIONS: tuple[Deviation, ...] = (
         ("target",),
         lambda e: _in_domain(e) & _underflows(e),
         lambda e: _entropy_by_p(e) * _by_p(e),
-        "the exponential of a small log-probability has lost its digits",
+        "the exponential of a small log-probability is subnormal, and has lost digits",
         "random/40x25/sparse/float16/log_target/none",
         roundings=lambda e: _by_p(e) * _lost_digits(e),
     ),
@@ -328,8 +330,8 @@ DEVIATIONS: tuple[Deviation, ...] = (
         ("target",),
         lambda e: _in_domain(e) & (np.isinf(_p(e)) | np.isinf(_q(e))),
         lambda e: _entropy_by_p(e) * _by_p(e),
-        "log p + 1 - log q is infinite where a probability is; PyTorch divides infinity by infinity, and takes the"
-        " logarithm of q for what it is",
+        "log p + 1 - log q is infinite where a probability is; PyTorch divides infinity by infinity, and has the"
+        " logarithm of q as its input",
         "edge/grid/float32/target/none at y = inf, x = 0",
     ),
     Deviation(
@@ -349,7 +351,7 @@ DEVIATIONS: tuple[Deviation, ...] = (
         ("loss",),
         _everywhere,
         lambda e: computed(e, _entropy_in_two_products(e) - _p(e) + _q(e)),
-        _DIVERGENCE + "; NaN for an infinite target, where SciPy's is infinite",
+        _DIVERGENCE + ". It is NaN for an infinite target, where SciPy's is infinite",
         "random/5x3/even/float32/target/none; https://github.com/jax-ml/jax/issues/38263",
         roundings=lambda e: np.abs(_p(e)) * _lost_digits(e) + _of_exponential(e),
     ),
@@ -359,7 +361,7 @@ DEVIATIONS: tuple[Deviation, ...] = (
         ("input",),
         _everywhere,
         lambda e: e.per_weight((_entropy_by_q(e) + e.weight) * _q(e)),
-        "the derivative of the other function is q - p, and not -p",
+        "the derivative of this other function is q - p, not -p",
         "random/5x3/even/float32/target/none",
         roundings=_of_exponential,
     ),
@@ -369,7 +371,7 @@ DEVIATIONS: tuple[Deviation, ...] = (
         ("target",),
         _everywhere,
         lambda e: (_entropy_by_p(e) - 1) * _by_p(e),
-        "the derivative of the other function is log p - log q, and not that plus one",
+        "the derivative of this other function is log p - log q, without the + 1",
         "random/5x3/even/float32/target/none",
         roundings=lambda e: _by_p(e) * _lost_digits(e) + np.where(_in_domain(e), 0.0, _of_constant_by_target(e)),
     ),
@@ -390,9 +392,9 @@ DEVIATIONS: tuple[Deviation, ...] = (
         ("input",),
         _clips,
         _clipped_by_input,
-        "wrong for a loss: an input below -16 or above 0 gets no gradient, so that a model cannot leave the worst of"
-        " its mistakes; a target below 1e-7 has the gradient of one of 1e-7. NaN, which is 0 * inf or 0 * NaN, for an"
-        " input of +inf or NaN",
+        "wrong for a loss: an input below -16 or above 0 gets no gradient, so training cannot correct the worst"
+        " predictions. A target below 1e-7 has the gradient of a target of 1e-7. For an input of +inf or NaN the"
+        " gradient is NaN, from 0 * inf or 0 * NaN",
         "real/temperature-1/float32/masked-class/target/none",
         sees=_in_dtype_of_input,
         roundings=_of_clipped_by_input,
@@ -403,7 +405,8 @@ DEVIATIONS: tuple[Deviation, ...] = (
         ("target",),
         _clips,
         _clipped_by_target,
-        "a target outside [1e-7, 1] gets no gradient, and that of an input outside has the gradient of a clipped one",
+        "a target outside [1e-7, 1] gets no gradient; where the input is outside, the gradient is that for a clipped"
+        " input",
         "real/temperature-1/float32/masked-class/target/none",
         sees=_in_dtype_of_input,
         roundings=_of_clipped_by_target,
@@ -414,8 +417,8 @@ DEVIATIONS: tuple[Deviation, ...] = (
         ("loss",),
         _ratio_out_of_range,
         _clipped_loss,
-        "wrong: p/q is larger than float16 can hold where q is below p / 65504, which makes the loss infinite, and q"
-        " has lost digits where the input is below -9.7",
+        "wrong: p/q overflows in float16 where q is below p / 65504, and the loss is infinite; q loses digits where the"
+        " input is below -9.7",
         "random/40x25/sparse/float16/target/mean",
         roundings=_of_clipped_loss,
     ),
@@ -425,8 +428,8 @@ DEVIATIONS: tuple[Deviation, ...] = (
         ("input",),
         _factor_out_of_range,
         _clipped_by_input,
-        "wrong: the derivative of p/q is computed as p/q/q, which float16 cannot hold for ordinary probabilities, of"
-        " inputs below -5.5 already, and is infinite then, or NaN",
+        "wrong: Keras computes the derivative of p/q as p/q/q. In float16 it overflows for ordinary probabilities, of"
+        " inputs below -5.5, and the gradient is infinite or NaN",
         "close/1e-2/float16/log_target/batchmean",
     ),
     Deviation(
@@ -435,8 +438,8 @@ DEVIATIONS: tuple[Deviation, ...] = (
         ("target",),
         _factor_out_of_range,
         _clipped_by_target,
-        "wrong: the logarithm of p/q is infinite where p/q overflows in float16, for inputs below -11, and the factors"
-        " of the derivative beside it lose digits",
+        "wrong: p/q overflows in float16 for inputs below -11, and its logarithm is infinite; the other factors of the"
+        " derivative lose digits",
         "random/16x10/even/float16/log_target/batchmean",
         roundings=_of_clipped_by_target,
     ),
@@ -447,14 +450,14 @@ REFUSALS = (
         "what-becomes-an-array-taken",
         _takes_arrays_of_all_kinds,
         lambda case, outcome: not floating_arrays(case) and gives_what_was_asked(case, outcome),
-        "lists, numbers and arrays of integers or truth values are taken for arrays of floating numbers",
+        "lists, numbers, and integer and boolean arrays are converted to floating-point arrays",
         "refused/int32-target/target/mean",
     ),
     Refusal(
         "other-dtypes-cast",
         _keras,
         lambda case, outcome: not floating_arrays(case) and gives_what_was_asked(case, outcome),
-        "Keras casts whatever it is given, a complex target to its real part",
+        "Keras casts every argument; a complex target loses its imaginary part",
         "refused/int32-target/target/mean",
     ),
 )
@@ -464,14 +467,14 @@ PROMOTIONS = (
         "float16-becomes-float32",
         _scipy,
         lambda case, _: "float32" if "float16" in (case.input.dtype, case.target.dtype) else None,
-        "SciPy computes these functions in float32 and float64 alone, and gives what it computed",
+        "SciPy computes these functions only in float32 and float64, and does not round the result to float16",
         "random/5x3/even/float16/target/none",
     ),
     Promotion(
         "dtype-of-the-input",
         _keras,
         lambda case, quantity: case.input.dtype if quantity == "loss" else None,
-        "the target is cast to the dtype of the input, even to a coarser one; PyTorch promotes both",
+        "Keras casts the target to the dtype of the input, even to a coarser one; PyTorch promotes both",
         "random/5x3/even/float32+float64/target/none",
     ),
 )

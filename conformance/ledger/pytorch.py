@@ -34,7 +34,7 @@ DEVIATIONS = (
         ("loss",),
         lambda e: np.asarray(e.dtype == "float16" and e.reduction == "batchmean" and sum_overflows(e)),
         lambda e: float(np.copysign(np.inf, e.formula("loss").sum())),
-        "PyTorch rounds the sum to float16 before it divides by the length of the batch, and the sum may be too large",
+        "PyTorch rounds the sum to float16 before it divides by the length of the batch, and the sum may overflow",
         "random/12500x80/recipe/float16/target/batchmean",
         reduced=True,
     ),
@@ -44,8 +44,8 @@ DEVIATIONS = (
         ("target",),
         lambda e: among_probabilities(e, (e.y > 0) & (np.abs(e.y * e.weight) < e.tiny)),
         lambda e: e.log_p + e.per_weight(e.rounded(e.y * e.rounded(e.weight)) / e.y) - e.x,
-        "log y + 1 - x is computed as (g log y) + (g y) / y - g x, with the gradient g of the sum: where g y"
-        " underflows, up to all of the 1 is lost. In float16 that is so for ordinary numbers",
+        "PyTorch and Optax compute log y + 1 - x as (g log y) + (g y) / y - g x, with the gradient g of the sum. Where"
+        " g y underflows, the term 1 loses digits, or is lost. In float16 this affects ordinary numbers",
         "close/1e-2/float16/target/mean",
     ),
     Deviation(
@@ -54,7 +54,7 @@ DEVIATIONS = (
         ("target",),
         lambda e: among_probabilities(e, e.y == 0),
         zero,
-        "PyTorch up to 1.12 gave the derivative by a zero target as 0, whatever the input; now it is NaN",
+        "PyTorch up to 1.12 gave 0 for the derivative by a zero target, for every input; now it gives NaN",
         "real/temperature-0.25/float32/target/none; https://github.com/pytorch/pytorch/issues/89558",
     ),
 )
@@ -64,22 +64,22 @@ REFUSALS = (
         "integral-and-complex-arrays-taken",
         pytorch_until_1_12,
         lambda case, outcome: _arrays_but_not_floating(case) and gives_what_was_asked(case, outcome),
-        "PyTorch up to 1.12 computed a loss of integers, truth values and complex numbers",
+        "PyTorch up to 1.12 computed the loss of integer, boolean and complex arrays",
         "refused/int32-target/target/mean",
     ),
     Refusal(
         "input-kept-for-backward",
         pytorch_until_1_12,
         lambda case, outcome: case.call == "changed after" and "inplace operation" in str(outcome.error),
-        "PyTorch up to 1.12 kept the input for the backward pass, although the derivative by the input needs the target"
-        " alone, so that the input could not be overwritten before",
+        "PyTorch up to 1.12 saved the input for the backward pass, so the input must not be overwritten before,"
+        " although the derivative by the input needs only the target",
         "calls/6x10/changed-after/target/sum",
     ),
     Refusal(
         "mixed-dtypes-not-differentiated",
         pytorch_until_1_12,
         lambda case, outcome: outcome.error is not None and case.input.dtype != case.target.dtype,
-        "PyTorch up to 1.12 computed the loss of two dtypes, but its gradient was an error",
+        "PyTorch up to 1.12 computed the loss for two dtypes, but raised for its gradient",
         "random/5x3/even/float32+float64/target/sum",
     ),
 )
