@@ -49,13 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(given)
     reports = _reports(options)
-    # Where the report itself goes to the standard output, nothing else may.
+    # If the report goes to the standard output, everything else goes to the standard error.
     console = Console(width=None if sys.stdout.isatty() else 140, stderr=any(path == STDOUT for path, _ in reports))
     try:
         run = _judge(parser, options, reports, console)
     except RecordingError as error:
         parser.error(str(error))
-    # Before anything is printed: the terminal may be gone, and the files are what the work was for.
+    # Write the files before printing: the terminal may be gone.
     written, failures = _write(run, reports)
     if options.command != "report":
         print_report(run, console)
@@ -88,7 +88,7 @@ def _judge(
     reason = known[against].not_run()
     if reason is not None:
         parser.error(f"{against} cannot be the reference here: {reason}")
-    # Nothing is learnt from holding the reference against itself.
+    # Comparing the reference with itself shows nothing.
     candidates = [label for label in [i.label for i in recorded] or known if label != against]
     labels = _chosen(parser, "implementation", options.implementation, candidates)
     groups = _chosen(parser, "group", options.group, list(corpus.groups))
@@ -174,7 +174,7 @@ def _report_file(text: str) -> Path:
 
 def _output_file(text: str) -> Path:
     path = Path(text)
-    if path.suffix == ".npz":  # *.npz after --output, and a recording would be gone
+    if path.suffix == ".npz":  # *.npz after --output would overwrite a recording
         raise argparse.ArgumentTypeError(f"{path} is named like a recording; name a file for the report")
     return path
 
@@ -193,11 +193,11 @@ def _parser() -> argparse.ArgumentParser:
     shared.add_argument(
         "-g", "--group", action="append", metavar="TEXT", help="only groups with TEXT in their name; repeatable"
     )
-    shared.add_argument("--reference", metavar="TEXT", help="what to hold them against instead")
+    shared.add_argument("--reference", metavar="TEXT", help="reference to compare with, instead of torch.nn.KLDivLoss")
     shared.add_argument(
         "--all",
         action="store_true",
-        help="no samples of what takes long a case: hours",
+        help="run every case, also those that take long: hours",
     )
     shared.add_argument("--processes", type=_at_least_one, metavar="N", help="default: one for each core")
     writing = argparse.ArgumentParser(add_help=False)
@@ -207,7 +207,7 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         type=_report_file,
         metavar="FILE",
-        help=f"write the report, too, in the format of FILE's ending: {', '.join(FORMATS.values())}; repeatable",
+        help=f"also write a report, in the format of FILE's ending: {', '.join(FORMATS.values())}; repeatable",
     )
     commands = parser.add_subparsers(dest="command", metavar="{run,judge,report}", required=True)
     run = commands.add_parser(
@@ -218,9 +218,7 @@ def _parser() -> argparse.ArgumentParser:
         "judge", parents=[shared, writing], help="judge recordings made elsewhere", **formatting
     )
     judge.add_argument("files", nargs="+", type=Path, metavar="FILE", help="recording of conformance/record.py")
-    report = commands.add_parser(
-        "report", parents=[shared], help="judge, and write a page or a file for other programs", **formatting
-    )
+    report = commands.add_parser("report", parents=[shared], help="judge, and write a report to a file", **formatting)
     report.add_argument("files", nargs="*", type=Path, metavar="FILE", help="only these recordings")
     report.add_argument("--format", choices=list(FORMATS), default="html")
     report.add_argument(

@@ -1,4 +1,4 @@
-"""A case seen element by element: what the ledger's conditions and the tolerance are made of."""
+"""The elements of a case, for the conditions of the ledger and the tolerance."""
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,7 +17,7 @@ _TINY = {"bfloat16": 2.0**-126, **{t: float(np.finfo(t).tiny) for t in ("float16
 
 @dataclass(frozen=True)
 class Elements:
-    """Arrays of a case in float64, and the limits of the dtype in which it is computed.
+    """Arrays of a case in float64, and the limits of the dtype of the computation.
 
     ``x`` is the input, ``y`` the target, ``divisor`` the number of elements or rows that the reduction averages over,
     and ``cotangent`` the upstream gradient of the loss.
@@ -30,12 +30,12 @@ class Elements:
     reduction: str
     divisor: int
     input_dtype: str
-    """The dtype of the input, where that of the case is the coarser one of the two."""
+    """Dtype of the input; ``dtype`` is the coarser one of both operands."""
     cotangent: Floats = field(default_factory=lambda: np.asarray(1.0))
     one_array: bool = False
-    """Whether input and target are one array, so that the gradient by the input is the sum of both."""
+    """Whether input and target are one array, whose gradient is the sum of both gradients."""
     flush: bool = False
-    """Whether subnormal numbers count as zero, as they do for some libraries."""
+    """Whether the library flushes subnormal numbers to zero."""
 
     @staticmethod
     def of(case: Case) -> "Elements":

@@ -1,4 +1,4 @@
-"""The verdict on an outcome: whether it agrees with the reference and, if not, whether the ledger says why."""
+"""The verdict on an outcome: whether it agrees with the reference, and if not, whether the ledger explains it."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from conformance.tolerance import tolerance
 
 
 class Verdict(StrEnum):
-    """What the suite says of one quantity of one case."""
+    """The result of comparing one quantity of one case."""
 
     AGREES = "agrees"
     DEVIATES = "deviates"
@@ -40,7 +40,7 @@ class Comparison:
     detail: str = ""
     elements: int = 0
     identical: int = 0
-    """Elements that are the same to the last bit, NaN for NaN."""
+    """Number of elements with the same bits; NaN equals NaN."""
 
 
 def judge(
@@ -63,7 +63,7 @@ def judge(
                 detail = f"{reference.label}: {expected.unsupported}"
                 yield Comparison(case.id, case.group, quantity, Verdict.UNSUPPORTED, detail=detail)
             elif got is None or wanted is None:
-                yield Comparison(case.id, case.group, quantity, Verdict.DIFFERS, detail="one of the two gave none")
+                yield Comparison(case.id, case.group, quantity, Verdict.DIFFERS, detail="only one has this result")
             else:
                 yield _judge_quantity(case, quantity, implementation, got, reference, wanted)
 
@@ -73,7 +73,7 @@ def _nothing_to_judge(outcome: Outcome) -> bool:
 
 
 _BROKEN = ("NameError", "UnboundLocalError", "ImportError", "ModuleNotFoundError")
-"""Errors of a program that does not run, and not refusals."""
+"""Errors of a broken program, which are not refusals."""
 
 
 def _judge_refusal(
@@ -105,7 +105,7 @@ def _judge_quantity(
         detail = f"{got.dtype}{got.shape}; reference: {wanted.dtype}{wanted.shape}"
         return Comparison(case.id, case.group, quantity, Verdict.DIFFERS, detail=detail)
     if not floating_arrays(case):
-        # Of a call that should be refused there is no formula, and no tolerance.
+        # A call that should raise has no formula, and no tolerance.
         alike = np.array_equal(got.values, wanted.values, equal_nan=True)
         verdict, detail = (Verdict.AGREES, "") if alike else (Verdict.DIFFERS, "another value")
         return Comparison(case.id, case.group, quantity, verdict, detail=detail)
@@ -126,7 +126,7 @@ def _judge_quantity(
     explained = (
         (errors_in(values, _rounded(stated, got), bound + slack) <= 1)
         & (errors_in(wanted_values, _rounded(stated_of_reference, wanted), bound + slack_of_reference) <= 1)
-        # Two statements within half the tolerance of each other explain no difference of more than the tolerance.
+        # Two statements that differ by less than half the tolerance cannot explain a difference above the tolerance.
         & (errors_in(stated, stated_of_reference, bound) + (slack + slack_of_reference) / bound > 0.5)
     )
     unexplained = differing & ~explained
@@ -137,7 +137,7 @@ def _judge_quantity(
 
 
 def _promotions(case: Case, quantity: str, sides: tuple[tuple[Implementation, Result], ...]) -> tuple[str, ...]:
-    """Ledger entries that say why two results have different dtypes."""
+    """Ledger entries that explain why two results have different dtypes."""
     if len({result.dtype for _, result in sides}) == 1:
         return ()
     return tuple(
@@ -149,7 +149,7 @@ def _promotions(case: Case, quantity: str, sides: tuple[tuple[Implementation, Re
 
 
 def _sample(*results: Result) -> Callable[[Any], Any]:
-    """What takes of an array the elements that all of the results have: all, or those that a recording keeps."""
+    """A function that selects the elements that all results have: all, or those that a recording keeps."""
     if all(result.values.shape == result.shape for result in results):
         return lambda array: array
     indices = kept(size_of(results[0].shape))
@@ -161,7 +161,7 @@ def _sample(*results: Result) -> Callable[[Any], Any]:
 
 
 def _rounded(values: Floats, like: Result) -> Values:
-    """Values in the dtype of a result: infinite where they are too large for it."""
+    """Values in the dtype of a result; infinite where they overflow."""
     return np.asarray(values).astype(like.values.dtype)
 
 

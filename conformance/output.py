@@ -1,4 +1,4 @@
-"""Output of the commands: checked before the work, and replaced only by a complete file."""
+"""Output files of the commands: checked before the work, and replaced only by complete files."""
 
 import argparse
 import os
@@ -29,7 +29,7 @@ def figure_file(text: str) -> Path:
 
 
 class OutputError(Exception):
-    """Something that cannot be written; the message is a sentence that names it."""
+    """A file that cannot be written; the message names it."""
 
 
 def check_outputs(parser: argparse.ArgumentParser, outputs: Iterable[Path], reads: Iterable[Path] = ()) -> None:
@@ -62,14 +62,12 @@ def check_outputs(parser: argparse.ArgumentParser, outputs: Iterable[Path], read
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """File that takes the place of the one at ``path`` when it is complete; until then that one stays as it is.
-
-    With ``-`` it is the standard output.
+    """Open a file that replaces ``path`` when it is complete; ``-`` is the standard output.
 
     Raises
     ------
     OutputError
-        If it cannot be written.
+        If the file cannot be written.
     """
     if path == STDOUT:
         with _dropping(sys.stdout):
@@ -98,15 +96,15 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text in UTF-8; ``replacing`` says how, and what it raises."""
+    """Write a text in UTF-8, as ``replacing`` does."""
     with replacing(path) as file:
         file.write(text.encode("utf-8"))
 
 
 def command(main: Callable[P, int]) -> Callable[P, int]:
-    """Make a command exit with 2, and with a sentence, if its output cannot be written.
+    """Make a command exit with 2 and an error message if its output cannot be written.
 
-    That the reader of its standard output leaves early, as ``head`` does, is no error: the command goes on to its end.
+    A closed standard output, as behind ``head``, is not an error: the command runs to its end.
     """
 
     @wraps(main)
@@ -128,7 +126,7 @@ def command(main: Callable[P, int]) -> Callable[P, int]:
 
 
 class _Guarded:
-    """A standard output that drops what nobody reads, and otherwise raises ``OutputError``."""
+    """A standard output that ignores a closed pipe, and raises ``OutputError`` for other errors."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -154,14 +152,14 @@ def _dropping(stream: TextIO) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        # What is still in a buffer is written when Python exits, and must not fail again.
+        # Python writes the remaining buffer when it exits, and that must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         if not isinstance(error, BrokenPipeError):
             raise OutputError(f"cannot write to the standard output: {_reason(error)}") from error
 
 
 def _problem(path: Path) -> str | None:
-    """Why there can be no file at ``path``, found out by creating one beside it."""
+    """Why no file can be written to ``path``, tested by creating one beside it; ``None`` if it can."""
     blocking = next((parent for parent in path.parents if parent.exists() and not parent.is_dir()), None)
     if blocking is not None:
         return f"{blocking} is not a directory"
@@ -181,9 +179,9 @@ def _problem(path: Path) -> str | None:
 
 
 def _identity(path: Path) -> tuple[object, ...]:
-    """What is the same of all paths to one file: of one that exists, its number.
+    """A key that is equal for all paths to one file: for an existing file, its device and inode.
 
-    Of a new file it is its directory and its name without case, which not every file system distinguishes.
+    For a new file: its directory and its name in lower case, because some file systems ignore case.
     """
     try:
         status = path.stat()
@@ -195,7 +193,7 @@ def _identity(path: Path) -> tuple[object, ...]:
 
 
 def _target(path: Path) -> Path:
-    """Where a file is: a link stays a link, to what is written."""
+    """The file that a link points to: writing keeps the link."""
     return Path(os.path.realpath(path))
 
 

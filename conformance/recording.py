@@ -1,4 +1,4 @@
-"""Reading recordings, which come from anywhere: nothing in a file is believed, and nothing in it is run."""
+"""Reading recordings, which are untrusted: the reader validates every part of a file, and executes none."""
 
 import io
 import re
@@ -31,9 +31,9 @@ STORED_AS = {"bfloat16": "uint16"}
 _INTEGERS = ("bool", "int8", "int16", "int32", "int64", "uint8")
 DTYPES = (*_INTEGERS, "bfloat16", "float16", "float32", "float64", "complex64", "complex128")
 LARGEST_FILE, LARGEST_CONTENT = 8 * 2**20, 64 * 2**20
-"""Bytes; a recording over this corpus has less than a megabyte, of three megabytes of content."""
+"""Bytes. A recording over this corpus has about one megabyte, and three megabytes of content."""
 BYTES_FOR_A_CASE = 4096
-"""Of the manifest, at most; some 300 are usual, and error messages are cut at ``LONGEST_TEXT`` characters."""
+"""Limit of the manifest. Some 300 are usual; error messages are cut at ``LONGEST_TEXT`` characters."""
 
 Text = Annotated[str, msgspec.Meta(max_length=LONGEST_TEXT)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
@@ -41,11 +41,11 @@ Length = Annotated[int, msgspec.Meta(ge=0, le=2**32)]
 
 
 class RecordingError(ValueError):
-    """A file that is no sound recording over this corpus."""
+    """A file that is not a valid recording over this corpus."""
 
 
 class _Strict(msgspec.Struct, forbid_unknown_fields=True):
-    """What must be there, and nothing else."""
+    """A structure with exactly the declared fields."""
 
 
 class _Identity(_Strict):
@@ -86,7 +86,7 @@ class _AnyFormat(msgspec.Struct):
 
 
 class Recorded(Implementation):
-    """An implementation as a recording has it."""
+    """An implementation, as recorded."""
 
     def __init__(
         self, identity: _Identity, environment: Mapping[str, str], outcomes: Mapping[str, Outcome], path: Path
@@ -100,32 +100,32 @@ class Recorded(Implementation):
         )
         self._version, self._outcomes = identity.version, outcomes
         self.contracts = identity.contracts
-        # A recording may claim to be live, too.
+        # Override these keys: a recording may claim to be live.
         self.environment = {**environment, "source": "recorded", "file": printable(path.name)}
         self.suffix = ""
 
     def show_file(self, name: str) -> None:
-        """Name the file wherever the implementation is named: it may not be what it claims to be."""
+        """Show the name of the file with every mention of the implementation, whose name is only a claim."""
         self.suffix = f" ({printable(name)})"
         self.environment = {**self.environment, "source": "file", "file": printable(name)}
 
     @property
     def label(self) -> str:
-        """Unique name; with that of the file, unless the recording is one of the suite's own."""
+        """Unique name, with the name of the file unless the recording belongs to the suite."""
         return f"{super().label}{self.suffix}"
 
     def standing_in_for(self, implementation: Implementation) -> "Recorded":
-        """Take over what an implementation that cannot run here says of itself."""
+        """Copy the properties of an implementation that cannot run here."""
         self.gradients_by, self.lazy = implementation.gradients_by, implementation.lazy
         self.distributed = implementation.distributed
         return self
 
     def version(self) -> str:
-        """Version of the library that computed."""
+        """Recorded version of the library."""
         return self._version
 
     def compute(self, case: Case) -> Outcome:
-        """Outcome that was recorded."""
+        """Recorded outcome."""
         return self._outcomes[case.id]
 
 
@@ -165,7 +165,7 @@ def _read_members(path: Path, corpus: Corpus) -> dict[str, bytes]:
             for info in archive.infolist():
                 if info.filename not in limits or info.filename.removesuffix(".npy") in contents:
                     raise RecordingError(f"has a member {info.filename!r}, which no recording has; {_AGAIN}")
-                # Of the others Python unpacks all at once, however much that is.
+                # Python decompresses members of other types at once, without a limit.
                 if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                     raise RecordingError(f"has another compression than numpy.savez in {info.filename}; {_AGAIN}")
                 limit = min(limits[info.filename], LARGEST_CONTENT - sum(map(len, contents.values())))
@@ -176,7 +176,7 @@ def _read_members(path: Path, corpus: Corpus) -> dict[str, bytes]:
                 contents[info.filename.removesuffix(".npy")] = content
     except RecordingError:
         raise
-    # What a damaged archive raises is not documented: BadZipFile, EOFError, zlib.error, NotImplementedError and more.
+    # Python does not document what a damaged archive raises: BadZipFile, EOFError, zlib.error, NotImplementedError, ...
     except Exception as error:
         raise RecordingError(f"is no .npz file, or a damaged one ({error}); copy or {_AGAIN}") from None
     return contents
@@ -192,7 +192,7 @@ def _read_manifest(content: bytes, corpus: Corpus) -> _Manifest:
             )
         manifest = msgspec.json.decode(text, type=_Manifest)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise RecordingError(f"has a manifest that is not as it should be ({error}); {_AGAIN}") from None
+        raise RecordingError(f"has an invalid manifest ({error}); {_AGAIN}") from None
     if manifest.corpus != corpus.digest:
         raise RecordingError(
             f"was made over the corpus {manifest.corpus[:12]}, and this one is {corpus.digest[:12]};"
@@ -211,7 +211,7 @@ def _read_manifest(content: bytes, corpus: Corpus) -> _Manifest:
 
 
 def _refuse_unprintable(manifest: _Manifest) -> None:
-    """A terminal obeys control characters, and XML has none."""
+    """Raise for control characters, which terminals obey and XML cannot contain."""
     identity, environment = msgspec.structs.asdict(manifest.implementation), manifest.environment
     texts = [*identity.values(), *environment, *environment.values()]
     texts += [text for entry in manifest.outcomes for text in (entry.error, entry.unsupported, entry.left_out)]
@@ -232,7 +232,7 @@ _HEADER = re.compile(
 
 
 def _read_array(name: str, content: bytes, dtype: str) -> Values:
-    """One-dimensional array of a known dtype; NumPy's own reader would allocate whatever shape it is told."""
+    """One-dimensional array of a known dtype; NumPy's own reader would allocate any declared shape."""
     header = _HEADER.match(content)
     if header is None:
         raise RecordingError(f"has no array of one dimension in {name}.npy; {_AGAIN}")
@@ -257,7 +257,7 @@ def _outcome(case: Case, entry: _Entry, pools: Mapping[str, Values]) -> Outcome:
 def _result(case: Case, quantity: str, result: _Result, pools: Mapping[str, Values]) -> Result:
     what, shape = f"{quantity} of {case.id}", tuple(result.shape)
     if quantity not in case.quantities:
-        raise RecordingError(f"has a result that nobody asked for, {what}; {_AGAIN}")
+        raise RecordingError(f"has an unexpected result, {what}; {_AGAIN}")
     if not _possible(shape, case, quantity):
         raise RecordingError(f"has the shape {shape} for the {what}; {_AGAIN}")
     indices = kept(size_of(shape))
@@ -268,7 +268,7 @@ def _result(case: Case, quantity: str, result: _Result, pools: Mapping[str, Valu
 
 
 def _possible(shape: tuple[int, ...], case: Case, quantity: str) -> bool:
-    """Whether a result can have this shape: its argument's, or of a loss that of both arguments or, reduced, none."""
+    """Whether a result can have this shape: that of its argument; for a loss, that of both arguments or ()."""
     if quantity != "loss":
         return bool(shape == np.shape(getattr(case, quantity).values))
     if case.reduction != "none" and all(length == 1 for length in shape):

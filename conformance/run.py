@@ -28,7 +28,7 @@ Grids = Mapping[str, Mapping[str, Values]]
 
 @dataclass(frozen=True)
 class Support:
-    """What an implementation says of itself, for the table of what is supported."""
+    """Properties of an implementation, for the support tables."""
 
     name: str
     gradients_by: str
@@ -45,7 +45,7 @@ class Judgement:
     not_run: str | None
     comparisons: tuple[Comparison, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
-    """Where it ran: here, or where a recording was made."""
+    """Environment of the run or of the recording."""
     grids: Grids = field(default_factory=dict)
     support: Support | None = None
 
@@ -54,25 +54,25 @@ class Judgement:
         return sum(c.verdict == verdict and group in (None, c.group) for c in self.comparisons)
 
     def count_of(self, quantity: str, verdict: Verdict) -> int:
-        """How many comparisons of a quantity got a verdict, calls to refuse apart."""
+        """How many comparisons of a quantity got a verdict, without calls that must raise."""
         comparisons = (c for c in self.comparisons if c.group != "refused" and c.quantity == quantity)
         return sum(c.verdict == verdict for c in comparisons)
 
     @property
     def largest_error(self) -> float:
-        """Largest error of what agrees, in units of the tolerance."""
+        """Largest error of the comparisons that agree, in units of the tolerance."""
         return max((c.error for c in self.comparisons if c.verdict == Verdict.AGREES), default=0.0)
 
     @property
     def identical_share(self) -> float:
-        """Share of the unreduced losses' elements, in float32 and float64, that are the reference's to the last bit."""
+        """Share of the elements of unreduced float32 and float64 losses that have the same bits as the reference."""
         unreduced = [c for c in self.comparisons if c.quantity == "loss" and c.case in _unreduced_cases()]
         return sum(c.identical for c in unreduced) / max(sum(c.elements for c in unreduced), 1)
 
 
 @dataclass(frozen=True)
 class Question:
-    """What a run is to judge, against what."""
+    """Which implementations and cases a run judges, and against which reference."""
 
     labels: tuple[str, ...]
     groups: tuple[str, ...]
@@ -81,11 +81,11 @@ class Question:
     files: tuple[Path, ...] = ()
     """Recordings to judge beside the implementations that the suite knows."""
     everything: bool = False
-    """Whether to run what an ordinary run leaves out."""
+    """Whether to run the cases that an ordinary run skips."""
 
 
 def known_implementations(recorded: Iterable[Recorded] = ()) -> dict[str, Implementation]:
-    """Every implementation by its label, and those that were recorded elsewhere beside them."""
+    """Every implementation by its label, with the given recordings."""
     return {i.label: i for i in (*every_implementation(), *recorded)}
 
 
@@ -154,9 +154,9 @@ def judge_implementation(
 def judge_all(
     question: Question, *, processes: int | None = None, progress: Callable[[str, int], object] = lambda *_: None
 ) -> list[Judgement]:
-    """Verdicts on the implementations that are asked for, in their order.
+    """Verdicts on the implementations of the question, in their order.
 
-    ``progress`` is called with a label and the number of cases that were judged since the last call.
+    ``progress`` receives a label, and the number of its cases that were judged since the last call.
     """
     if processes == 1:
         return [_judge_label(label, question, lambda tick: progress(*tick)) for label in question.labels]
@@ -165,7 +165,7 @@ def judge_all(
     spawn = get_context("spawn")
     with spawn.Manager() as manager, ProcessPoolExecutor(processes, mp_context=spawn) as pool:
         ticks: Queue[tuple[str, int]] = manager.Queue()
-        # What compiles takes longest, and is best not begun last.
+        # Start with implementations that compile, which take longest.
         order = sorted(question.labels, key=lambda label: "jit" not in label and "compile" not in label)
         pending = {pool.submit(_judge_label, label, question, ticks.put) for label in order}
         while pending:
@@ -177,7 +177,7 @@ def judge_all(
 
 
 def unused_entries(judgements: Iterable[Judgement]) -> list[str]:
-    """Ledger entries that explain nothing, although an implementation that they are about was judged."""
+    """Ledger entries that explain nothing, although an implementation that they cover was judged."""
     judgements = list(judgements)
     used = {entry for judgement in judgements for comparison in judgement.comparisons for entry in comparison.ledger}
     judged = {judgement.label for judgement in judgements if judgement.comparisons} | {reference().label}
@@ -207,8 +207,8 @@ _expected_outcomes: dict[tuple[str, str], Outcome] = {}
 def expected_outcome(against: Implementation, case: Case) -> Outcome:
     """Outcome of the reference, computed once in each process.
 
-    Neither where the elements lie in memory nor how often the loss is called changes what is right: a reference that
-    cannot be asked so is asked in the simplest way. A recorded one has its outcome of the case itself.
+    The right result depends neither on memory layout nor on the number of calls: if the reference does not support
+    those of the case, it runs the simplified case. A recorded reference has the outcome of the case itself.
     """
     key = against.label, case.id
     if key not in _expected_outcomes:
@@ -232,7 +232,7 @@ def _judge_label(label: str, question: Question, tick: Callable[[tuple[str, int]
 
 
 def _support(implementation: Implementation) -> Support | None:
-    """What the table of what is supported says, of ``kldiv_xp``."""
+    """Properties for the support tables; ``None`` for foreign implementations."""
     if implementation.convention is None:
         return None
     name = implementation.name.removeprefix("kldiv_xp ")

@@ -1,4 +1,4 @@
-"""What an implementation should give for a quantity: PyTorch's formula, but for what the ledger states."""
+"""What an implementation should give for a quantity: PyTorch's formula, with the deviations of the ledger."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -12,23 +12,23 @@ from conformance.record import Implementation, Values
 
 @dataclass(frozen=True)
 class Statement:
-    """What an implementation should give for the elements of a quantity, and what for the quantity."""
+    """The expected values of an implementation: for the elements of a quantity, and for the quantity itself."""
 
     elements: Floats
     roundings: Floats
-    """How far from ``elements`` they may be, beyond the tolerance, by roundings that the formula has not."""
+    """Allowed error of ``elements`` beyond the tolerance, for roundings that the formula does not have."""
     owners: Mapping[str, Mask]
-    """Ledger entries, with the elements for which their statement counts."""
+    """Ledger entries, with the elements that they determine."""
     value: Floats
-    """What it should give: the elements, or their sum over the divisor."""
+    """Expected value: the elements, or their sum divided by the divisor."""
     slack: Floats
-    """How far from ``value`` that may be, beyond the tolerance."""
+    """Allowed error of ``value`` beyond the tolerance."""
     whole: str | None = None
-    """Ledger entry about the reduced loss as a whole, if there is one."""
+    """Ledger entry about the reduced loss as a whole, if one applies."""
 
 
 def statement(elements: Elements, quantity: str, implementation: Implementation) -> Statement:
-    """Statement of the formula and the ledger about an implementation."""
+    """The statement for an implementation, by the formula and the ledger."""
     if quantity == "input" and elements.one_array:
         apart = replace(elements, one_array=False)
         by_both = (statement(apart, argument, implementation) for argument in ("input", "target"))
@@ -82,7 +82,7 @@ def _reduced(
 
 
 def entries_between(ours: Statement, theirs: Statement, matters: Callable[[Mask], bool]) -> tuple[str, ...]:
-    """Ledger entries by which two statements come apart where it ``matters``."""
+    """Ledger entries that make two statements differ, for elements for which it ``matters``."""
     apart = ~same(ours.elements, theirs.elements) | (ours.roundings + theirs.roundings > 0)
     entries: dict[str, None] = {}
     for side in (ours, theirs):
@@ -99,6 +99,6 @@ def errors_in(got: Values, wanted: Values, bound: Floats) -> Floats:
 
 
 def same(a: Values, b: Values) -> Mask:
-    """Where two arrays are equal, NaN for NaN."""
+    """Where two arrays are equal; NaN equals NaN."""
     equal: Mask = (a == b) | (np.isnan(a) & np.isnan(b))
     return equal

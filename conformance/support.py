@@ -1,7 +1,7 @@
-"""The tables of what is supported, from the figures of a full run: ``python -m conformance.support README.md``.
+"""The support tables, from the figures of a full run: ``python -m conformance.support README.md``.
 
-A table is written between two marks in a file: the short one, with a row for each library, or the full one, with a row
-for each implementation of ``kldiv_xp``. With ``--check`` nothing is written.
+The program writes a table between two marks in a file: the short one, with a row for each library, or the full one,
+with a row for each implementation of ``kldiv_xp``. With ``--check`` it writes nothing.
 """
 
 import argparse
@@ -67,12 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _of_any_processor(text: str) -> str:
-    """Text in which agreeing and deviating comparisons are added up: which of them deviate depends on the processor."""
+    """Text with the sums of agreeing and deviating comparisons, because which ones deviate depends on the processor."""
     return re.sub(r"([\d,]+) \+([\d,]+)", lambda found: str(sum(int(n.replace(",", "")) for n in found.groups())), text)
 
 
 class MissingMarksError(ValueError):
-    """A text without the marks between which the table is written."""
+    """A text without the marks for the table."""
 
 
 def with_table(text: str, report: Report) -> str:
@@ -91,7 +91,7 @@ def table(report: Report) -> str:
 
 
 def short_table(report: Report) -> str:
-    """The short table in Markdown: a row for each library, without the paths inside ours, whose names have a comma."""
+    """The short table in Markdown: a row for each library, without our internal variants, whose names have a comma."""
     by_library: dict[str, dict[str, list[Report]]] = defaultdict(dict)
     for name, group in _by_name(report).items():
         if "," not in name:
@@ -137,7 +137,7 @@ def _row(name: str, implementations: Sequence[Report]) -> Iterator[str]:
 
 
 def _verdict(implementations: Sequence[Report]) -> str:
-    """What is to be said of all conventions together; whatever is amiss in one of them comes first."""
+    """Verdict over all conventions; a failure in one of them comes first."""
     counts = [counts for i in implementations for counts in i["counts"].values()]
     if differing := sum(count["differs"] for count in counts):
         return f"**{differing:,} differ**"
@@ -154,7 +154,7 @@ def _figures(implementations: Iterable[Report], quantities: Iterable[str]) -> st
 
 
 def _agree_and_deviate(agree: int, deviate: int) -> str:
-    """Comparisons that agree and, behind a plus, that deviate as the ledger states; nothing where there are none."""
+    """Number of comparisons that agree and, after a plus, that deviate; empty if there are none."""
     return f"{agree:,}" + (f" +{deviate:,}" if deviate else "") if agree + deviate else ""
 
 
@@ -174,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="Markdown file with the two marks")
     parser.add_argument("--run", type=Path, default=RUN, metavar="FILE", help=f"JSON of a full run; default: {RUN}")
-    parser.add_argument("--check", action="store_true", help="only say whether the table is that of the run")
+    parser.add_argument("--check", action="store_true", help="only check whether the table is that of the run")
     return parser
 
 

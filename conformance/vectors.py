@@ -1,10 +1,10 @@
-"""Run a command as on a processor without the widest vectors: ``python -m conformance.vectors avx2 -- COMMAND``.
+"""Run a command with narrower vector instructions: ``python -m conformance.vectors avx2 -- COMMAND``.
 
-NumPy, PyTorch, XLA and OpenBLAS each run different code for different vector instructions, with different last bits.
-Environment variables hide from them what an x86 processor has: ``avx2`` leaves AVX2, ``avx`` neither AVX2 nor AVX-512,
-and ``widest`` everything. Code that a compiler makes here (``torch.compile``, MLX) may use more than that, and so may
-Intel's MKL, which computes PyTorch's logarithm and exponential. There is no level without AVX: for want of F16C, XLA
-has no float16 there (*Symbols not found: __extendhfsf2*).
+NumPy, PyTorch, XLA and OpenBLAS run different code for different vector instructions, and round differently.
+Environment variables hide instructions of an x86 processor from them: ``widest`` hides none, ``avx2`` hides AVX-512,
+and ``avx`` hides AVX-512 and AVX2. Code that is compiled here (``torch.compile``, MLX) may ignore these variables, and
+so may Intel's MKL, which computes PyTorch's logarithm and exponential. There is no level below AVX: XLA has no float16
+without F16C (*Symbols not found: __extendhfsf2*).
 """
 
 import argparse
@@ -18,21 +18,21 @@ from typing import Any
 
 LEVELS = ("widest", "avx2", "avx")
 NOT_RUN = 77
-"""Exit status where the processor lacks the level, as test harnesses know it: neither a pass nor a failure."""
+"""Exit status if the processor lacks the level; test harnesses read it as skipped."""
 
 _X86 = ("x86_64", "AMD64")
 _NUMPY_KEEPS = {"avx2": ("X86_V2", "X86_V3", "AVX2", "FMA3"), "avx": ("X86_V2",)}
-"""What NumPy can leave out, but does not; it calls the second and the third level of x86-64 by these names."""
+"""NumPy's features that stay enabled; ``X86_V2`` and ``X86_V3`` are NumPy's names for levels of x86-64."""
 
 _COMPILED = {"JAX_COMPILATION_CACHE_DIR": "build/jax", "TORCHINDUCTOR_CACHE_DIR": "build/torchinductor"}
-"""Where JAX and PyTorch keep what they compiled, as the Makefile has it."""
+"""Compilation caches of JAX and PyTorch, as in the Makefile."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command, and return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m conformance.vectors", description=__doc__)
     parser.add_argument("level", choices=LEVELS, help="the widest vectors that libraries may use")
-    parser.add_argument("command", nargs="+", help="what to run, behind --")
+    parser.add_argument("command", nargs="+", help="command to run, after --")
     options = parser.parse_args(arguments)
     reason = missing(options.level)
     if reason is not None:
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def missing(level: str) -> str | None:
-    """Why a level cannot be had on this processor; ``None`` if it can."""
+    """Why this processor lacks a level; ``None`` if it has it."""
     if level == "widest":
         return None
     if platform.machine() not in _X86:
@@ -53,7 +53,7 @@ def missing(level: str) -> str | None:
 
 
 def variables(level: str) -> Mapping[str, str]:
-    """Environment variables that leave a process the vectors of a level."""
+    """Environment variables that limit a process to the vectors of a level."""
     if level == "widest":
         return {}
     xla_flags = os.environ.get("XLA_FLAGS", "")
@@ -64,7 +64,7 @@ def variables(level: str) -> Mapping[str, str]:
         ),
         "OPENBLAS_CORETYPE": {"avx2": "Haswell", "avx": "Sandybridge"}[level],
         "XLA_FLAGS": f"{xla_flags} --xla_cpu_max_isa={level.upper()}".strip(),
-        # What was compiled for wider vectors is not to be found.
+        # Separate caches, so that no code for wider vectors is reused.
         **{name: f"{os.environ.get(name, default)}-{level}" for name, default in _COMPILED.items()},
     }
 
@@ -76,7 +76,7 @@ def _left_out_of_numpy(level: str) -> Iterator[str]:
 
 
 def _numpy_core() -> Any:
-    """The only place where NumPy says what the processor has, and what it can leave out."""
+    """The only module where NumPy lists the processor's features, and those that it can disable."""
     return import_module("numpy._core._multiarray_umath")
 
 
@@ -92,7 +92,7 @@ print("PyTorch", torch.backends.cpu.get_cpu_capability())
 
 
 def _in_use(environment: Mapping[str, str]) -> list[str]:
-    """What the libraries say that they use; XLA does not say."""
+    """Vector instructions that the libraries report; XLA reports none."""
     asked = subprocess.run([sys.executable, "-c", _ASK], env=environment, check=True, capture_output=True, text=True)
     return [*asked.stdout.splitlines(), f"XLA {environment.get('XLA_FLAGS') or 'as it finds'}"]
 

@@ -291,8 +291,8 @@ DEVIATIONS: tuple[Deviation, ...] = (
         lambda e: ~_in_domain(e),
         lambda e: 0 * _q(e),
         "wrong where the loss is infinite because the exponential of the input underflows: the gradient of this"
-        " constant is 0, and training cannot recover. For an input of +inf or NaN the gradient is 0 * inf or 0 * NaN,"
-        " NaN",
+        " constant is 0, and training cannot recover. For an input of +inf or NaN the gradient is NaN, from"
+        " 0 * inf or 0 * NaN",
         "edge/grid/float32/target/none at y = 0.3, x = -1e4",
     ),
     Deviation(

@@ -1,4 +1,4 @@
-"""What a report is made of."""
+"""The contents of a report, in every format."""
 
 import math
 import re
@@ -38,7 +38,7 @@ class Run:
 
     @property
     def judged(self) -> Sequence[Judgement]:
-        """Implementations of which at least one comparison was judged."""
+        """Implementations with at least one judged comparison."""
         return [j for j in self.judgements if any(c.verdict not in LEFT_OUT for c in j.comparisons)]
 
     @property
@@ -64,9 +64,9 @@ class Run:
 
 
 def version_and_source(judgement: Judgement) -> str:
-    """Version of the library and, if it did not run here, where the figures come from: a file that was given, by name.
+    """Version of the library, with the source of the figures if it did not run here: recorded, or the name of a file.
 
-    What a file says of itself must not be taken for what is installed here.
+    Readers must not mistake a recording for the installed version.
     """
     source = {"recorded": "recorded", "file": judgement.environment.get("file", "")}
     where = source.get(judgement.environment.get("source", ""), "")
@@ -74,33 +74,33 @@ def version_and_source(judgement: Judgement) -> str:
 
 
 def ledger_uses(judgements: Iterable[Judgement]) -> Counter[str]:
-    """How many comparisons each ledger entry has a part in."""
+    """Number of comparisons that each ledger entry helps to explain."""
     return Counter(entry for j in judgements for comparison in j.comparisons for entry in comparison.ledger)
 
 
 def convention(label: str) -> str | None:
-    """Convention of ``kldiv_xp`` that a label ends with; ``None`` for a foreign implementation, which has but one."""
+    """Convention of ``kldiv_xp`` that a label ends with; ``None`` for a foreign implementation."""
     found = _CONVENTION.search(label)
     return found[1] if found else None
 
 
 def foreign_first(judgements: Iterable[Judgement]) -> list[Judgement]:
-    """Foreign implementations, which readers come for, and then those of ``kldiv_xp``; otherwise in their order."""
+    """Foreign implementations first, then those of ``kldiv_xp``; each in their order."""
     return sorted(judgements, key=lambda judgement: convention(judgement.label) is not None)
 
 
 def percent(share: float) -> str:
-    """Share in percent, rounded down: only what is complete is 100%."""
+    """Share in percent, rounded down, so that only a complete share is 100%."""
     return f"{math.floor(share * 10_000) / 100:g}%"
 
 
 def encodable(text: str) -> str:
-    """Text without the halves of characters that a recording may hold, and UTF-8 cannot."""
+    """Text without lone surrogates, which a recording may contain and UTF-8 cannot encode."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def not_run_reasons(judgements: Iterable[Judgement]) -> dict[str, list[str]]:
-    """Why implementations, or some of their comparisons, were not run."""
+    """Why implementations did not run, or skipped comparisons."""
     reasons: dict[str, list[str]] = {}
     for j in judgements:
         if j.not_run is not None:

@@ -1,4 +1,4 @@
-"""The edge grids as the page shows them: implementations that part from the reference alike share one map."""
+"""The edge grids of the page. Implementations with the same deviations from the reference share one map."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,35 +20,35 @@ from conformance.tolerance import tolerance
 DTYPES = ("float32", "float64")
 KINDS = ("target", "log_target")
 ALWAYS_SHOWN = "kldiv_xp numpy ["
-"""How the labels begin for which ``kldiv_xp`` is shown at first; its other backends are held against these."""
+"""Start of the labels of ``kldiv_xp`` that the page shows at first; its other backends are hidden."""
 
 
 @dataclass(frozen=True)
 class Map:
-    """Values of the first of some implementations whose values fall into the same classes."""
+    """Values of several implementations with the same classes of values; the values are those of the first."""
 
     names: list[str]
     values: Values
     differs: Mask
-    """Where the values are not the reference's within the tolerance."""
+    """Where the values differ from the reference by more than the tolerance."""
 
     @property
     def foreign(self) -> bool:
-        """Whether one of them is a foreign implementation."""
+        """Whether the map includes a foreign implementation."""
         return any(convention(name) is None for name in self.names)
 
     @property
     def shown(self) -> bool:
-        """Whether the page shows the map without being asked for all of them."""
+        """Whether the page shows the map at first."""
         return self.foreign or any(name.startswith(ALWAYS_SHOWN) for name in self.names)
 
 
 @dataclass(frozen=True)
 class GridView:
-    """All maps of one quantity over one grid, and who has no values there.
+    """All maps of one quantity over one grid, and the implementations without such values.
 
-    The reference's map is the first, then come those of foreign implementations, and then those of ``kldiv_xp`` alone;
-    both with the fewest differing values first.
+    The map of the reference comes first, then those with foreign implementations, then those of ``kldiv_xp`` alone.
+    Maps with fewer differing values come first.
     """
 
     maps: list[Map] = field(default_factory=list)
@@ -56,7 +56,7 @@ class GridView:
 
 
 def grids_as_json(run: Run) -> dict[str, Any]:
-    """Axes and maps of every grid that the reference has values for, in ascending order of the special values."""
+    """Axes and maps of every grid for which the reference has values, with the special values in ascending order."""
     views = {
         f"{dtype}/{kind}/{quantity}": {
             "maps": [
@@ -113,7 +113,7 @@ def _view(run: Run, case: str, dtype: str, quantity: str, reference: Values) -> 
 
 
 def _grid(grids: Grids, case: str, dtype: str, quantity: str) -> Values | None:
-    """Values over a grid; nothing if they are not real floating-point numbers, one for each pair of special values."""
+    """Values over a grid; ``None`` unless they are one real floating-point number for each pair of special values."""
     values, size = grids.get(case, {}).get(quantity), len(special_values(dtype))
     if values is None or values.shape != (size, size) or values.dtype.kind != "f":
         return None
@@ -127,7 +127,7 @@ def _differs(values: Values, wanted: Values, bound: Values) -> Mask:
 
 
 def _pattern(one: Map, wanted: Values) -> bytes:
-    """Classes of the values. What agrees is of the reference's class, so that a rounding to zero makes no new map."""
+    """Classes of the values. Agreeing values get the reference's class, so that rounding to zero makes no new map."""
     values = np.where(one.differs, one.values, wanted)
     classes = np.select([np.isnan(values), values == 0, np.isposinf(values), np.isneginf(values)], [1, 2, 3, 4])
     return (classes * 2 + one.differs).astype(np.uint8).tobytes()

@@ -47,19 +47,19 @@ class Cell:
 
     @property
     def left_out(self) -> int:
-        """How many comparisons could not be made, or were not."""
+        """How many comparisons are unsupported or did not run."""
         return sum(self.counts[verdict] for verdict in LEFT_OUT)
 
     @property
     def state(self) -> str:
-        """The verdict that the cell is coloured by."""
+        """The verdict that sets the colour of the cell."""
         if not self.judged:
             return "left-out"
         return next(v for v in (Verdict.DIFFERS, Verdict.DEVIATES, Verdict.AGREES) if self.counts[v])
 
     @property
     def words(self) -> str:
-        """The numbers, to be read aloud."""
+        """The numbers, for screen readers."""
         return ", ".join(f"{self.counts[verdict]} {verdict}" for verdict in Verdict if self.counts[verdict])
 
 
@@ -73,7 +73,7 @@ class Implementation:
 
     @cached_property
     def cells(self) -> dict[str, Cell]:
-        """A cell for each group in which there is anything."""
+        """A cell for each group with comparisons."""
         counts: dict[str, Counter[Verdict]] = {}
         for comparison in self.judgement.comparisons:
             counts.setdefault(comparison.group, Counter())[comparison.verdict] += 1
@@ -86,7 +86,7 @@ class Implementation:
 
     @cached_property
     def ledger(self) -> list[tuple[str, int]]:
-        """Ledger entries, with the number of comparisons that they have a part in, most first."""
+        """Ledger entries, with the number of comparisons that they help to explain, most first."""
         return Counter(entry for comparison in self.judgement.comparisons for entry in comparison.ledger).most_common()
 
     @property
@@ -96,12 +96,12 @@ class Implementation:
 
     @cached_property
     def differing(self) -> list[Comparison]:
-        """What nothing explains."""
+        """Differences without explanation."""
         return [c for c in self.judgement.comparisons if c.verdict == Verdict.DIFFERS]
 
     @property
     def version(self) -> str:
-        """Version of the library; if this ran elsewhere, with where the figures come from."""
+        """Version of the library, with the source of the figures if it did not run here."""
         return version_and_source(self.judgement)
 
     def _reasons(self, verdict: Verdict) -> list[tuple[str, int]]:
@@ -122,7 +122,7 @@ class Part:
 
     @property
     def absent(self) -> int:
-        """How many of them were not run."""
+        """How many of them did not run."""
         return sum(implementation.judgement.not_run is not None for implementation in self.implementations)
 
 
@@ -170,7 +170,7 @@ def linked(text: str) -> Markup:
 def _parts(implementations: Iterable[Implementation]) -> list[Part]:
     """The matrix, the foreign implementations first."""
     parts: dict[str | None, list[Implementation]] = {None: []}
-    # Whoever was not run has no numbers, and must not stand between those who have.
+    # Implementations that did not run have no numbers, and come last.
     for implementation in sorted(implementations, key=lambda i: i.judgement.not_run is not None):
         parts.setdefault(convention(implementation.judgement.label), []).append(implementation)
     return [Part(name, members) for name, members in parts.items() if members]
@@ -197,7 +197,7 @@ def _ledger(run: Run, implementations: Sequence[Implementation]) -> list[dict[st
 
 
 def _left_out(judgements: Sequence[Judgement]) -> dict[tuple[str, str], list[str]]:
-    """Why comparisons were not made: by verdict and reason, of whom and how many."""
+    """Implementations with skipped comparisons, and their numbers, by verdict and reason."""
     reasons: dict[tuple[str, str], list[str]] = {}
     for judgement in judgements:
         counts = Counter((c.verdict.value, c.detail) for c in judgement.comparisons if c.verdict in LEFT_OUT)
@@ -207,5 +207,5 @@ def _left_out(judgements: Sequence[Judgement]) -> dict[tuple[str, str], list[str
 
 
 def _hash(text: str) -> str:
-    """Text as the page's content security policy names it."""
+    """Hash of a text, for the page's content security policy."""
     return f"sha256-{b64encode(sha256(text.encode()).digest()).decode()}"

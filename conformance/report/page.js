@@ -97,10 +97,10 @@ const WORDS = { nan: "NaN", inf: "∞", "-inf": "−∞" };
 const spoken = (value) => WORDS[value] ?? value.replaceAll("-", "−");
 const where = (i, j) => `${chosen("kind") === "target" ? "target" : "log target"} ${view.axis[i]}, input ${view.axis[j]}`;
 let view = null;
-/** The place that all maps show, and the map in which the arrow keys go on from it. */
+/** The cell that all maps show, and the map with the keyboard focus. */
 let place = null;
 let active = 0;
-/** Whether the maps of the backends, too, are there: most of them repeat what others show. */
+/** Whether the page shows the maps of all backends: most repeat others. */
 let every = false;
 
 function drawMap({ names, values, differs }, axis, which) {
@@ -158,13 +158,13 @@ function drawMaps() {
   button.ariaExpanded = every;
   button.textContent = every ? "Show fewer maps" : `Show all ${found.maps.length} maps`;
   byId("without").textContent = found.without.length ? `No such values from: ${found.without.join(", ")}.` : "";
-  // A target of zero against an input of minus infinity, the masked class, is where frameworks part first.
+  // Start at a target of zero and an input of minus infinity, the masked class.
   place ??= view.axis.indexOf("0") * view.axis.length + view.axis.indexOf("−∞");
   if (view.maps.length) show(place);
   else byId("readout").textContent = "The reference has no such values.";
 }
 
-/** Show what every map has at a place, and make it the place from which the arrow keys go on. */
+/** Show the value of every map at a cell, from which the arrow keys continue. */
 function show(at) {
   const size = view.axis.length;
   const [i, j] = [Math.floor(at / size), at % size];
@@ -185,7 +185,7 @@ function show(at) {
   byId("readout").textContent = `${where(i, j)}: reference ${spoken(view.maps[0].values[at])}`;
 }
 
-/** Where an arrow key leads from a place; nowhere beyond the map. */
+/** The cell that an arrow key leads to, within the map. */
 function step(key, at) {
   const size = view.axis.length;
   const column = at % size;
@@ -196,7 +196,7 @@ function step(key, at) {
   return null;
 }
 
-/** What is pointed at is shown; only what is asked for, by focus, tap or choice, is said. */
+/** Screen readers announce a cell on focus, tap or choice, but not on hover. */
 function announce() {
   byId("announced").textContent = byId("readout").textContent;
 }

@@ -1,4 +1,4 @@
-"""The error plot: how the errors of what agrees are distributed, in units of the tolerance."""
+"""The error plot: the distribution of the errors of agreeing comparisons, in units of the tolerance."""
 
 import warnings
 from base64 import b64encode
@@ -23,12 +23,12 @@ Row = tuple[str, Mapping[str, Floats]]
 """Label of an implementation, and its errors by quantity."""
 
 FLOOR = -4.0
-"""Logarithm of the error below which errors count as none."""
+"""Logarithm of the smallest error that the plot distinguishes from none."""
 NONE = -4.5
 BINS_PER_DECADE = 8
 LONGEST_LABEL = 60
 CHARACTER = 0.6
-"""Width of a character, on average, in units of the size of the font."""
+"""Average width of a character, in units of the font size."""
 
 SETTINGS: Any = {
     "svg.fonttype": "none",  # the reader's fonts
@@ -69,7 +69,7 @@ def error_plots(judgements: Sequence[Judgement]) -> dict[str, Picture]:
     if not rows:
         return {}
     with mpl.rc_context(SETTINGS), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # it is the reader's fonts that draw the text
+        warnings.filterwarnings("ignore", "Glyph")  # the reader's fonts draw the text
         return {
             f"{shape}_{name}": draw(rows, theme)
             for shape, draw in (("wide", _wide), ("narrow", _narrow))
@@ -82,7 +82,7 @@ def _rows(judgements: Sequence[Judgement]) -> Iterator[Row]:
         agreeing = [c for c in judgement.comparisons if c.verdict == Verdict.AGREES and c.elements]
         if agreeing:
             label = "".join(c if c.isprintable() else " " for c in judgement.label)
-            if len(label) > LONGEST_LABEL:  # with its end, where a file is named
+            if len(label) > LONGEST_LABEL:  # keep the end, which may name a file
                 label = f"{label[: LONGEST_LABEL // 2]}…{label[1 - LONGEST_LABEL // 2 :]}"
             yield label, {q: np.asarray([c.error for c in agreeing if c.quantity == q]) for q in QUANTITIES}
 
