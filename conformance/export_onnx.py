@@ -1,7 +1,7 @@
 """Write the loss as ONNX models, for a runtime without this library: ``python -m conformance.export_onnx``.
 
-There is one for each convention and each kind of call that the corpus has: dtypes, number of dimensions, reduction and
-``log_target``. All sizes are left open. The inputs are ``input`` and ``target``, the outputs ``loss``,
+It writes a model for each convention and each kind of call in the corpus: dtypes, number of dimensions, reduction and
+``log_target``. All sizes are dynamic. The inputs are ``input`` and ``target``, the outputs ``loss``,
 ``input_gradient`` and ``target_gradient``; with ``"none"``, these are the gradients of the sum of the loss.
 """
 

@@ -1,7 +1,7 @@
-"""Losses with faults that show in how they are called; most are faults that users reported of other losses.
+"""Losses whose faults depend on how they are called; users reported most of these faults in other losses.
 
-They give the right values where arrays are few and contiguous, both arguments need a gradient, the upstream gradient is
-one, and nothing is asked twice. ``python -m conformance.faults`` says which cases catch each.
+They are right for one call on small contiguous arrays, with both gradients and an upstream gradient of one.
+``python -m conformance.faults`` shows which cases catch each fault.
 """
 
 import argparse
@@ -25,16 +25,16 @@ from conformance.record import Case, load_corpus
 from conformance.run import expected_outcome
 
 BLOCK = 65_536
-"""Elements that a loss of many elements is computed in at once."""
+"""Elements of a block."""
 
 
 class Fused(torch.autograd.Function):
-    """PyTorch's loss with a backward pass of its own, as fused kernels have one; this one has no fault."""
+    """PyTorch's loss with its own backward pass, like a fused kernel; this class has no fault."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, options: dict[str, Any]) -> Tensor:
         """Loss."""
-        # As PyTorch does: the derivative by the input needs the target alone.
+        # As in PyTorch: the derivative by the input needs only the target.
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else torch.zeros_like(x), y)
         ctx.options = options
         return kl_div(x, y, **options)
@@ -59,7 +59,7 @@ def _gradients_of(x: Tensor, y: Tensor, options: dict[str, Any], upstream: Tenso
 
 
 def _as_if_contiguous(x: Tensor) -> Tensor:
-    """What a kernel reads that takes the elements for lying one behind the other."""
+    """The elements that a kernel reads if it assumes a contiguous array."""
     memory = torch.as_strided(x, (x.untyped_storage().nbytes() // x.element_size() - x.storage_offset(),), (1,))
     return memory.repeat(-(-x.numel() // max(memory.numel(), 1)) or 1)[: x.numel()].reshape(x.shape)
 
@@ -131,7 +131,7 @@ class GradientLaidOutAsArgument(Fused):  # noqa: D101
         for saved, gradient in zip(ctx.saved_tensors, _gradients(ctx, *upstream), strict=True):
             out = torch.empty_strided(saved.shape, saved.stride(), dtype=saved.dtype)
             for row, of_row in zip(*(t if t.ndim else t[None] for t in (out, gradient)), strict=True):
-                row.copy_(of_row)  # which is every row, if they are one
+                row.copy_(of_row)  # writes every row, if all rows share memory
             outs.append(out)
         return *outs, None
 
@@ -188,7 +188,7 @@ class ScalesGradientInPlace(Fused):  # noqa: D101
 
 
 class ReusesWorkspace(Fused):
-    """Gradients that are computed in the forward pass, in memory that every call of a size shares."""
+    """Computes gradients in the forward pass, in memory that all calls of the same size share."""
 
     workspaces: ClassVar[dict[Any, list[Tensor]]] = {}
 
@@ -208,7 +208,7 @@ class ReusesWorkspace(Fused):
 
 
 class AddsToLastCall(Fused):
-    """A kernel that adds to what it finds in its output, which is the one of the call before on the same arrays."""
+    """A kernel that adds to its output, which still holds the result of the last call on the same arrays."""
 
     last: ClassVar[tuple[Tensor | None, Tensor]] = None, torch.zeros(())
 
@@ -250,19 +250,19 @@ class WritesToUpstream(Fused):  # noqa: D101
 
 
 def _detaches_strided(x: Tensor, y: Tensor, **options: Any) -> Tensor:
-    """Copies what is not contiguous, without a way back for the gradient."""
+    """Copies non-contiguous arrays outside of autograd, and loses their gradient."""
     x, y = (a if a.is_contiguous() else a.detach().contiguous() for a in (x, y))
     return kl_div(x, y, **options)
 
 
 def _detaches_results(x: Tensor, y: Tensor, **options: Any) -> Tensor:
-    """Takes the data of what is no leaf."""
+    """Detaches tensors that are not leaves."""
     x, y = (a if a.is_leaf else a.detach() for a in (x, y))
     return kl_div(x, y, **options)
 
 
 def _keeps_input_in_workspace(x: Tensor, y: Tensor, **options: Any) -> Tensor:
-    """Computes in the memory of the target, which is that of the input if both are one array."""
+    """Computes in the memory of the target, and so overwrites the input if both are one array."""
     loss = kl_div(x, y, **options)
     if x.data_ptr() == y.data_ptr() and x.numel():
         with torch.no_grad():
@@ -272,14 +272,14 @@ def _keeps_input_in_workspace(x: Tensor, y: Tensor, **options: Any) -> Tensor:
 
 @dataclass(frozen=True)
 class Fault:
-    """A way in which a loss is wrong."""
+    """A fault of a loss."""
 
     what: str
     caught_by: str
     """Part of the names of cases that must catch it."""
     loss: Callable[..., Tensor]
     reports: tuple[str, ...]
-    """Where users reported it of another loss; empty if no such report was found."""
+    """Where users reported it for another loss; empty without a report."""
 
 
 def _of(function: type[torch.autograd.Function]) -> Callable[..., Tensor]:
@@ -443,7 +443,7 @@ class Faulty(TorchTensors):
 
 
 def caught_by(fault: Fault, cases: Sequence[Case]) -> Iterator[Case]:
-    """Cases whose verdict on a fault is *differs*."""
+    """Cases that catch a fault: their verdict is *differs*."""
     implementation, against = Faulty(fault), reference()
     for case in cases:
         comparisons = judge(case, implementation, implementation.run(case), against, expected_outcome(against, case))
@@ -452,7 +452,7 @@ def caught_by(fault: Fault, cases: Sequence[Case]) -> Iterator[Case]:
 
 
 def main() -> int:
-    """Say which cases catch each fault, and return 1 if one is not caught."""
+    """Print which cases catch each fault, and return 1 if no case catches one."""
     argparse.ArgumentParser(prog="python -m conformance.faults", description=__doc__).parse_args()
     cases = load_corpus().cases
     of_values = [case for case in cases if case.group not in ("calls", "refused")]

@@ -1,6 +1,6 @@
-"""Run an implementation over the corpus, and write down what it gave: a recording.
+"""Run an implementation over the corpus, and write its outcomes to a recording.
 
-This one file is all that has to go to where a framework lives, with the corpus and an adapter. It needs that framework,
+To record a framework in its own environment, copy this file, the corpus and an adapter there. It needs the framework,
 Python 3.7 or newer and NumPy 1.21 or newer, and nothing else of this project::
 
     python record.py oneflow.py --corpus corpus.npz --output recordings
@@ -11,17 +11,17 @@ version, the cases, and the operands that the cases name; the other members are 
 - an array in the file (bfloat16 is stored as the ``uint16`` of its bits),
 - a recipe: a large array that is computed on loading, in integer arithmetic and single IEEE operations,
   so that every NumPy gives the same bits,
-- a Python object, for calls that must be refused.
+- a Python object, for calls that must raise.
 
-An array may have a layout, one of ``LAYOUTS``: where its elements lie in memory. A case may have an upstream gradient,
-the cotangent (ones without it), and says how the loss is called: one of ``CALLS``.
+An array may have a memory layout, one of ``LAYOUTS``. A case may have an upstream gradient, the cotangent (ones by
+default), and says how the loss is called: one of ``CALLS``.
 
-Its digest is the SHA-256 of the manifest and of every array in it, and names the corpus in recordings and reports.
+The digest is the SHA-256 of the manifest and of every array. It names the corpus in recordings and reports.
 
-A recording is one ``.npz`` file without pickles, too. Its ``manifest`` has the implementation, its environment, the
-corpus digest, and an outcome for each case: a kind of error, or the place of loss and gradients in the other members,
-which hold all results of one dtype, one behind the other. Of an array with more than ``KEPT`` elements only so many are
-kept, from all over its rows and columns. An outcome also names the arguments that the call has written to.
+A recording is also one ``.npz`` file without pickles. Its ``manifest`` has the implementation, its environment, the
+corpus digest, and an outcome for each case: a kind of error, or the place of loss and gradients in the other members.
+Each of these holds all results of one dtype, concatenated. For an array with more than ``KEPT`` elements, the recording
+keeps a sample from all rows and columns. An outcome also names the arguments that the call modified.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ Values = npt.NDArray[Any]
 CORPUS_FORMAT = 2
 RECORDING_FORMAT = 2
 KEPT = 400
-"""Elements that are kept of a result; enough for the grids of special values, which are kept whole."""
+"""Largest number of elements kept of a result; the grids of special values are smaller."""
 LONGEST_TEXT = 300
 LOGIT_UNIT = 4096
 CORPUS = Path(__file__).with_name("corpus.npz")
@@ -63,24 +63,24 @@ CALLS = {
     "in a graph": "arguments that are results of other operations, and a loss that others go on with",
     "changed after": "an input that is overwritten between the forward and the backward pass",
 }
-"""How the loss is called, and what is asked of it again."""
+"""How the loss is called, with descriptions."""
 
 
 @dataclass(frozen=True)
 class Operand:
-    """An array as every implementation is given it, or a Python object that it should refuse.
+    """An array to pass to an implementation, or a Python object that it should reject.
 
-    NumPy has no bfloat16: ``values`` holds such an array in float32, which is exact, and ``dtype`` names the real one.
+    NumPy has no bfloat16: ``values`` is then float32, which is exact, and ``dtype`` is ``"bfloat16"``.
     """
 
     values: Any
     dtype: str | None
     layout: str = "contiguous"
-    """Where the elements lie in memory: one of ``LAYOUTS``."""
+    """Memory layout: one of ``LAYOUTS``."""
 
     @property
     def is_array(self) -> bool:
-        """Whether this is an array, and not some other Python object."""
+        """Whether this is an array rather than another Python object."""
         return self.dtype is not None
 
     def laid_out(self) -> Values:
@@ -90,7 +90,7 @@ class Operand:
 
 @dataclass(frozen=True)
 class Case:
-    """Two operands, the options of the loss, which gradients are asked for, and how the loss is called."""
+    """Two operands, the options of the loss, the gradients to compute, and the way of calling the loss."""
 
     id: str
     group: str
@@ -106,18 +106,18 @@ class Case:
 
     @property
     def quantities(self) -> tuple[str, ...]:
-        """The loss and the gradients that are asked for."""
+        """The loss and the gradients to compute."""
         return ("loss", *self.gradients)
 
     @property
     def layouts(self) -> tuple[str, ...]:
-        """Layouts of the arrays, but for that of an array which is one element behind the other."""
+        """Layouts of the arrays other than contiguous."""
         operands = (self.input, self.target, self.cotangent)
         found = {o.layout for o in operands if o is not None and o.layout != "contiguous"}
         return tuple(sorted(found))
 
     def simplified(self) -> Case:
-        """The same question in its simplest form: one call, on arrays whose elements lie one behind the other."""
+        """The same case in its simplest form: one call, on contiguous arrays."""
 
         def contiguous(operand: Operand) -> Operand:
             return replace(operand, layout="contiguous")
@@ -146,10 +146,10 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Result:
-    """An array as NumPy holds it, with the dtype that the implementation gave it (NumPy has no bfloat16)."""
+    """A NumPy array, with the dtype of the implementation's result (NumPy has no bfloat16)."""
 
     values: Values
-    """All elements; or those that a recording kept, in a flat array."""
+    """All elements, or a flat array of those that a recording kept."""
     dtype: str
     shape: tuple[int, ...]
 
@@ -162,9 +162,9 @@ class Outcome:
     gradients: Mapping[str, Result] = field(default_factory=dict)
     error: str | None = None
     unsupported: str | None = None
-    """Why there is no loss, or not all of the gradients, although there was no error."""
+    """Why the loss or a gradient is missing without an error."""
     changed: tuple[str, ...] = ()
-    """Arguments that the call has written to."""
+    """Arguments that the call modified."""
     left_out: str | None = None
     """Why the case was not run."""
 
@@ -174,14 +174,14 @@ class Outcome:
 
 
 class UnsupportedError(Exception):
-    """The implementation has no way to be asked this: not a refusal, and not a wrong answer.
+    """The implementation cannot compute this case; neither a refusal nor a wrong result.
 
     Parameters
     ----------
     reason
         Why, for the report.
     loss
-        The loss, if only the gradients cannot be asked for.
+        The loss, if only the gradients are missing.
     """
 
     def __init__(self, reason: str, loss: Any = None) -> None:
@@ -190,41 +190,41 @@ class UnsupportedError(Exception):
 
 
 class Implementation:
-    """Something that computes the loss; an adapter derives from it and says how.
+    """Base class of the adapters of implementations.
 
-    It has three methods to write: :meth:`given` makes an array of the library, :meth:`evaluate` calls the loss, and
-    :meth:`result` reads an array. A library that records what is computed and differentiates it afterwards derives from
-    :class:`Taped` instead.
+    An adapter defines three methods: :meth:`given` makes an array of the library, :meth:`evaluate` calls the loss, and
+    :meth:`result` reads an array. Adapters of libraries that record operations and differentiate them afterwards derive
+    from :class:`Taped` instead.
 
     Parameters
     ----------
     name
-        Name in reports: what a user would import.
+        Name in reports: the name that users import.
     library
-        The library that computes, as its package is called.
+        Package name of the library.
     convention
-        Convention of ``kldiv_xp`` that is asked for; ``None`` for foreign implementations, which have but one.
+        Convention of ``kldiv_xp``; ``None`` for foreign implementations.
     device
         Kind of device: ``"cpu"`` or ``"cuda"``.
     compiled
-        Whether a compiler sees the whole loss, and not one operation at a time.
+        Whether a compiler processes the whole loss rather than single operations.
 
     Attributes
     ----------
     gradients_by
-        Source of the gradients, in a word or two, for the table of what is supported.
+        Source of the gradients, in a word or two, for the support tables.
     lazy
-        Whether nothing is computed before the caller asks.
+        Whether the library computes only on request.
     distributed
-        What the arrays are spread over, such as ``"2 processes"``; empty if they are in one place.
+        What the arrays are distributed over, for example ``"2 processes"``; empty if they are not.
     layouts
-        Ways in which arrays of the library can lie in memory, of ``LAYOUTS``.
+        Memory layouts that arrays of the library can have, of ``LAYOUTS``.
     mutable
-        Whether arrays of the library can be written to.
+        Whether arrays of the library are mutable.
     calls
-        Which of ``CALLS`` ``evaluate`` looks after by itself.
+        Which of ``CALLS`` the method ``evaluate`` handles itself.
     contracts
-        Whether a product and a sum become one operation, with one rounding: on some processors compilers do that.
+        Whether the compiler fuses a product and a sum into one operation with one rounding, as on some processors.
     """
 
     gradients_by = ""
@@ -252,11 +252,11 @@ class Implementation:
 
     @property
     def label(self) -> str:
-        """Unique name: with the convention or, of a foreign implementation, the version."""
+        """Unique name: with the convention, or for a foreign implementation with the version."""
         return f"{self.name} [{self.convention}]" if self.convention else f"{self.name} {self.version()}".rstrip()
 
     def version(self) -> str:
-        """Version of the library that computes; empty where it is not installed."""
+        """Version of the library; empty if it is not installed."""
         raise NotImplementedError
 
     def not_run(self) -> str | None:
@@ -264,11 +264,11 @@ class Implementation:
         return None
 
     def left_out(self, case: Case) -> str | None:
-        """Why this case is left out of an ordinary run; ``None`` if it is not."""
+        """Why an ordinary run skips this case; ``None`` if it does not."""
         return None
 
     def run(self, case: Case) -> Outcome:
-        """Outcome of a case; whatever the implementation raises is its outcome, too."""
+        """Outcome of a case, which may be an error that the implementation raises."""
         try:
             with np.errstate(all="ignore"):
                 return self.compute(case)
@@ -310,22 +310,22 @@ class Implementation:
         return self.evaluate(case, input, target, cotangent)
 
     def given(self, operand: Operand) -> Any:
-        """New array of the library with the values and the layout of an operand; a Python object as it is."""
+        """New array of the library with the values and the layout of an operand; Python objects unchanged."""
         raise NotImplementedError
 
     def result(self, array: Any) -> Result:
-        """Values of an array of the library; :func:`as_result` makes it of a NumPy array."""
+        """Values of an array of the library; :func:`as_result` converts a NumPy array."""
         raise NotImplementedError
 
     def evaluate(self, case: Case, input: Any, target: Any, cotangent: Any) -> tuple[Any, Mapping[str, Any]]:
         """Loss, and the gradients of ``case.gradients`` for the upstream gradient ``cotangent``.
 
-        Without a cotangent, ``None``, it is ones: with ``"none"`` the gradients are those of the sum of the loss.
+        A cotangent of ``None`` means ones: with ``"none"`` the gradients are then those of the sum of the loss.
         """
         raise NotImplementedError
 
     def _outcome(self, case: Case, input: Any, target: Any, cotangent: Any) -> Outcome:
-        """Outcome of the call, be it an error."""
+        """Outcome of the call, which may be an error."""
         try:
             loss, gradients = self.called(case, input, target, cotangent)
             absent = [name for name in case.gradients if gradients.get(name) is None]
@@ -341,15 +341,15 @@ class Implementation:
             return Outcome(error=_described(error))
 
     def _bytes(self, array: Any) -> bytes:
-        """What an array holds, to see whether it is written to."""
+        """Contents of an array, to detect modification."""
         return self.result(array).values.tobytes()
 
 
 class Taped(Implementation):
-    """Something whose library records what is computed with an array, and differentiates it afterwards."""
+    """Base class for libraries that record operations, and differentiate them afterwards."""
 
     def tracked(self, array: Any) -> Any:
-        """The array, or one of its values, that gradients can be asked for."""
+        """An array with the same values that gradients can be computed for."""
         raise NotImplementedError
 
     def loss(self, case: Case) -> Callable[[Any, Any], Any]:
@@ -357,14 +357,14 @@ class Taped(Implementation):
         raise NotImplementedError
 
     def gradients(self, loss: Any, arrays: Sequence[Any], cotangent: Any, *, again: bool) -> Sequence[Any]:
-        """Gradients by the arrays, for an upstream gradient that is ones if it is ``None``.
+        """Gradients by the arrays, for an upstream gradient; ``None`` means ones.
 
         ``again`` keeps what another backward pass needs.
         """
         raise NotImplementedError
 
     def overwrite(self, array: Any) -> None:
-        """Write other values into an array that was computed."""
+        """Write other values into a computed array."""
         raise UnsupportedError(f"arrays of {self.library} cannot be written to")
 
     def called(self, case: Case, input: Any, target: Any, cotangent: Any) -> tuple[Any, Mapping[str, Any]]:
@@ -377,7 +377,7 @@ class Taped(Implementation):
         if one_array:
             arguments["target"] = arguments["input"]
         if case.call in ("in a graph", "changed after"):
-            # Of those that are differentiated: a copy of another argument says nothing.
+            # Only for arguments that are differentiated: a copy of the others tests nothing.
             arguments.update((name, leaf * 1) for name, leaf in leaves.items())
         if case.call == "twice":
             self._differentiated(function(*arguments.values()), leaves, cotangent)
@@ -404,7 +404,7 @@ class Taped(Implementation):
 
 
 def as_result(values: Any, dtype: Any) -> Result:
-    """Result with a copy of ``values``, in float32 if NumPy has not the dtype."""
+    """Result with a copy of ``values``, in float32 for bfloat16, which NumPy lacks."""
     name = str(dtype).rpartition(".")[-1]  # "torch.float32" and "array_api_strict.float32" are float32
     array = np.array(values)
     return Result(array.astype(np.float32) if name == "bfloat16" else array, name, array.shape)
@@ -505,13 +505,13 @@ LAYOUTS: dict[str, Callable[[Values], Values]] = {
     "expanded from a row": _of_one_row,
     "expanded from an element": _of_one_element,
 }
-"""Where the elements of an array lie in memory: functions that lay a copy out."""
+"""Memory layouts: functions that copy an array into the layout."""
 NO_NEGATIVE_STRIDES = tuple(layout for layout in LAYOUTS if layout != "reversed")
 """Layouts of a library whose strides are never negative."""
 
 
 def storage(values: Values) -> tuple[Values, tuple[int, ...], int]:
-    """Memory that an array lies in, as an array of one dimension; its strides in it, and its offset; in elements."""
+    """Memory of an array as a 1-d array, with the strides and the offset of the array in elements."""
     whole = values
     while isinstance(whole.base, np.ndarray):
         whole = whole.base
@@ -543,7 +543,7 @@ def random_integers(seed: int, shape: tuple[int, ...], bits: int) -> npt.NDArray
 
 
 def _probabilities(spec: dict[str, Any], _: Mapping[str, Values]) -> Values:
-    """Rows of skewed probabilities, zeros among them: cubes of integers, divided by their sum."""
+    """Rows of skewed probabilities, including zeros: cubes of integers, divided by their sum."""
     weights = random_integers(spec["seed"], tuple(spec["shape"]), bits=20) ** np.uint64(3) >> np.uint64(20)
     weights = np.maximum(weights, np.uint64(spec.get("smallest", 0)))
     result: Values = weights.astype(np.float64) / weights.sum(axis=-1, keepdims=True).astype(np.float64)
@@ -551,7 +551,7 @@ def _probabilities(spec: dict[str, Any], _: Mapping[str, Values]) -> Values:
 
 
 def _log_probabilities(spec: dict[str, Any], arrays: Mapping[str, Values]) -> Values:
-    """Rows of log-softmax: logits less the logarithm of their sum of exponentials, which is data."""
+    """Rows of log-softmax: logits minus the logarithm of their sum of exponentials, which the corpus stores."""
     return (logits(spec["seed"], tuple(spec["shape"])) - arrays[spec["log_sums"]]) / LOGIT_UNIT
 
 
@@ -565,7 +565,7 @@ def _constant(spec: dict[str, Any], _: Mapping[str, Values]) -> Values:
 
 
 def _uneven(spec: dict[str, Any], _: Mapping[str, Values]) -> Values:
-    """Quarters between -2 and 2, which every dtype holds: upstream gradients of both signs, the first of them zero."""
+    """Multiples of 1/4 between -2 and 2, exact in every dtype: upstream gradients of both signs, the first zero."""
     result: Values = random_integers(spec["seed"], tuple(spec["shape"]), bits=4).astype(np.float64) / 4 - 2
     result.flat[0] = 0
     return result
@@ -585,10 +585,10 @@ def size_of(shape: Iterable[int]) -> int:
 
 
 def kept(size: int) -> npt.NDArray[np.int64]:
-    """Flat indices of the elements that a recording keeps of an array with so many."""
+    """Flat indices of the elements that a recording keeps of an array of this size."""
     if size <= KEPT:
         return np.arange(size, dtype=np.int64)
-    # Strides of a prime meet every column, where even ones would meet the same few again and again.
+    # A prime stride visits every column; an even one would revisit a few.
     indices = np.arange(KEPT - 1, dtype=np.int64) * 7919 % size
     return np.unique(np.append(indices, size - 1))
 
@@ -621,7 +621,7 @@ def write_recording(path: Path, implementation: Implementation, corpus: Corpus, 
     text = json.dumps(manifest, separators=(",", ":")).encode()
     members: dict[str, Any] = {"manifest": np.frombuffer(text, np.uint8)}
     members.update(pools.members())
-    # Complete or not at all: the recording that is there stays until this one can take its place.
+    # Replace an existing recording only by a complete one.
     path = Path(os.path.realpath(str(path)))
     temporary = path.with_name(f".recording-{os.getpid()}.tmp")
     try:
@@ -639,7 +639,7 @@ def file_name(implementation: Implementation) -> str:
 
 
 def _revision() -> dict[str, str]:
-    """Commit of the checkout that this file is in, which is also what recordings of ``kldiv_xp`` were made of."""
+    """Commit of the checkout of this file, and so of ``kldiv_xp`` in its recordings."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         text = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
@@ -666,7 +666,7 @@ def _entry(case: Case, outcome: Outcome, pools: _Pools) -> dict[str, Any]:
 
 
 class _Pools:
-    """All results of each dtype, one behind the other; the same results only once."""
+    """All results of each dtype, concatenated; equal results are stored once."""
 
     def __init__(self) -> None:
         self._arrays: dict[str, list[Values]] = {}
@@ -698,13 +698,13 @@ def _described(error: Exception) -> str:
 
 
 def printable(text: str) -> str:
-    """Text that a terminal shows as it is, cut where it is too long."""
+    """Text without control characters, cut to the longest length."""
     text = re.sub("\x1b\\[[0-9;]*m", "", text)  # the colours of a terminal
     return "".join(character if character.isprintable() else "?" for character in text)[:LONGEST_TEXT]
 
 
 def _adapters(path: Path) -> list[Implementation]:
-    """Implementations that the adapter in a file offers."""
+    """Implementations of the adapter in a file."""
     spec = importlib.util.spec_from_file_location(f"adapter_{path.stem}", str(path))
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is no Python file")
@@ -726,7 +726,7 @@ def _outcomes(implementation: Implementation, corpus: Corpus, *, sample: bool) -
 
 
 def _obstacle(path: Path, used: Iterable[Path]) -> str | None:
-    """Why no recording can be written to ``path``; one that is there is replaced, but no file that is used."""
+    """Why no recording can be written to ``path``; it may replace a recording, but no file that this command reads."""
     if path.is_dir():
         return "it is a directory"
     for file in used:
@@ -736,13 +736,13 @@ def _obstacle(path: Path, used: Iterable[Path]) -> str | None:
 
 
 def main() -> int:
-    """Record every implementation that an adapter offers."""
+    """Record every implementation of an adapter."""
     parser = argparse.ArgumentParser(description="Run implementations over the corpus, and write their recordings.")
     parser.add_argument("adapter", type=Path, help="Python file with a function implementations()")
     parser.add_argument("--corpus", type=Path, default=CORPUS, help="default: corpus.npz beside this program")
     parser.add_argument("--output", type=Path, default=Path(), help="directory for the recordings; default: this one")
     parser.add_argument("-i", "--implementation", metavar="TEXT", default="", help="only those with TEXT in their name")
-    parser.add_argument("--sample", action="store_true", help="leave out what an ordinary run of the suite leaves out")
+    parser.add_argument("--sample", action="store_true", help="skip the cases that an ordinary run of the suite skips")
     options = parser.parse_args()
     for given in (options.adapter, options.corpus):
         if not given.is_file():
@@ -751,7 +751,7 @@ def main() -> int:
         corpus = load_corpus(options.corpus)
     except Exception as error:  # NumPy does not document what it raises for a damaged file
         parser.error(f"{options.corpus} is not a corpus of this suite: {error}")
-    # Before any case is run: recording may take hours.
+    # Check before running any case: recording may take hours.
     try:
         options.output.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=str(options.output)).close()
@@ -787,6 +787,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    # An adapter imports this very module, under the name that it has in the suite.
+    # Adapters import this module by its name in the suite.
     sys.modules["conformance.record"] = sys.modules["__main__"]
     raise SystemExit(main())

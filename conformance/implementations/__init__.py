@@ -1,7 +1,7 @@
-"""The implementations that the suite knows: ``kldiv_xp`` in the folder of its name, the foreign ones beside it.
+"""The implementations of the suite: ``kldiv_xp`` in the folder of that name, and the foreign ones.
 
-What is light runs here. What needs an environment of its own (OneFlow, an old PyTorch), or takes long (Optax compiles
-for every new shape), was run by ``conformance/record.py``, and its recording lies in ``conformance/recordings``.
+Small libraries run here. ``conformance/record.py`` recorded those that need their own environment (OneFlow, old
+PyTorch) or take long (Optax compiles for every new shape); the recordings are in ``conformance/recordings``.
 """
 
 import pkgutil
@@ -16,17 +16,17 @@ from conformance.recording import read_recording
 
 RECORDINGS = Path(__file__).parents[1] / "recordings"
 RUN_HERE = ("torch", "scipy")
-"""Foreign implementations that are run, by their files."""
+"""Foreign implementations that run here, by their files."""
 
 
 def reference() -> Implementation:
-    """``torch.nn.KLDivLoss`` on the CPU, which the others are held against unless another is named."""
+    """The default reference: ``torch.nn.KLDivLoss`` on the CPU."""
     return torch.TorchNN()
 
 
 @cache
 def every_implementation() -> tuple[Implementation, ...]:
-    """What is installed and what was recorded; what cannot run here is taken from a recording, if there is one."""
+    """Installed and recorded implementations. A recording replaces an implementation that cannot run here."""
     files = [f"kldiv_xp.{module.name}" for module in pkgutil.iter_modules(kldiv_xp.__path__)]
     installed = sorted(
         (i for file in files for i in _of_file(file)), key=lambda i: kldiv_xp.CONVENTIONS.index(str(i.convention))
@@ -43,6 +43,6 @@ def every_implementation() -> tuple[Implementation, ...]:
 
 
 def _of_file(file: str) -> Iterator[Implementation]:
-    """Implementations of an adapter; none of a file that several adapters share."""
+    """Implementations of an adapter; none for a file that several adapters share."""
     module = import_module(f"{__name__}.{file}")
     yield from getattr(module, "implementations", tuple)()

@@ -60,5 +60,5 @@ class MindSpore(Implementation):
 
 
 def implementations() -> Iterator[Implementation]:
-    """The one function."""
+    """The implementations of this file."""
     yield MindSpore()

@@ -83,5 +83,5 @@ def _rows(array: Any, case: Case) -> Any:
 
 
 def implementations() -> Iterator[Implementation]:
-    """The one function."""
+    """The implementations of this file."""
     yield MLX()

@@ -82,5 +82,5 @@ class Paddle(Taped):
 
 
 def implementations() -> Iterator[Implementation]:
-    """The one function."""
+    """The implementations of this file."""
     yield Paddle()

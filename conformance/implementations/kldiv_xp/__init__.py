@@ -1,3 +1,3 @@
-"""``kldiv_xp``, on every array library that can be installed beside the others."""
+"""``kldiv_xp`` on array libraries."""
 
 CONVENTIONS = ("oneflow", "torch", "limit")

@@ -1,4 +1,4 @@
-"""``kldiv_xp`` on array-api-strict, which has nothing but what the standard promises."""
+"""``kldiv_xp`` on array-api-strict, which implements exactly the standard."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""``kldiv_xp`` on a library whose arrays are lazy, and made of blocks."""
+"""``kldiv_xp`` on libraries whose arrays are lazy and chunked."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from conformance.record import Case
 
 
 class LazyBlocks(ClosedForm):
-    """Base of the adapters: all that a case asks for is described first, and computed at once."""
+    """Base of the adapters: they compute all results of a case in one computation."""
 
     lazy = True
     mutable = False
@@ -26,5 +26,5 @@ class LazyBlocks(ClosedForm):
 
 
 def in_two(shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-    """Chunks: each axis in two parts, which are not alike where that is possible."""
+    """Chunks: each axis in two parts, of unequal size where possible."""
     return tuple((n // 3, n - n // 3) if n >= 3 else (1,) * n or (0,) for n in shape)

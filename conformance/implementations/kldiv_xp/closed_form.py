@@ -16,7 +16,7 @@ ARGNUMS = {"input": 0, "target": 1}
 
 
 class ClosedForm(Implementation):
-    """Base of the adapters: they say how an operand becomes an array of the library, and back."""
+    """Base of the adapters, which convert operands to arrays of the library and back."""
 
     gradients_by = "closed form"
     needs: tuple[str, ...] = ()
@@ -45,7 +45,7 @@ class ClosedForm(Implementation):
             return operand.values
         if operand.dtype in self.missing_dtypes:
             raise UnsupportedError(f"the library has no {operand.dtype}")
-        if operand.dtype == "bfloat16":  # which the corpus holds as float32
+        if operand.dtype == "bfloat16":  # the corpus stores it as float32
             operand = replace(operand, values=operand.values.astype(ml_dtypes.bfloat16))
         return self.namespace().asarray(operand.laid_out())
 

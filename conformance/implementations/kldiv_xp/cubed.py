@@ -21,7 +21,7 @@ class KLDivXP(LazyBlocks):
         super().__init__("kldiv_xp cubed", "cubed", convention)
 
     def left_out(self, case: Case) -> str | None:
-        """Leave out what a sample leaves out: each array is a file."""
+        """Run a sample: each array is a file."""
         return left_out_of_sample(case, 60, self.convention)
 
     def namespace(self) -> Any:

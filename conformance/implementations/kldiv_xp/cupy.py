@@ -33,7 +33,7 @@ class KLDivXP(ClosedForm):
         return None if cupy.cuda.is_available() else "no CUDA device"
 
     def left_out(self, case: Case) -> str | None:
-        """Take a sample: each operation starts a kernel, and recordings are to stay small."""
+        """Run a sample: each operation starts a kernel, and recordings should be small."""
         return left_out_of_sample(case, ON_GPU, self.convention)
 
     def namespace(self) -> Any:

@@ -27,7 +27,7 @@ class KLDivXP(LazyBlocks):
         super().__init__(name, "dask", convention)
 
     def left_out(self, case: Case) -> str | None:
-        """Leave out what a sample leaves out: a graph takes milliseconds to schedule."""
+        """Run a sample: a graph takes milliseconds to schedule."""
         return left_out_of_sample(case, self.one_in, self.convention)
 
     def namespace(self) -> Any:
@@ -42,7 +42,7 @@ class KLDivXP(LazyBlocks):
         return array.rechunk(in_two(array.shape)) if operand.is_array else array
 
     def scheduler(self) -> Any:
-        """What computes: this very thread."""
+        """Scheduler: this thread."""
         return "synchronous"
 
     def computed(self, arrays: list[Any]) -> list[Any]:

@@ -1,4 +1,4 @@
-"""``kldiv_xp`` on JAX arrays that are spread over eight devices."""
+"""``kldiv_xp`` on JAX arrays that are sharded over eight devices."""
 
 from collections.abc import Iterator
 from contextlib import suppress

@@ -13,7 +13,7 @@ from conformance.record import Case, Implementation, Result, as_result
 
 
 class KLDivXP(ClosedForm):
-    """Arrays of ndonnx that have values, of which each operation computes others."""
+    """Arrays of ndonnx with values, which every operation computes at once."""
 
     needs = ("ndonnx",)
     missing_dtypes = ("bfloat16", "complex64", "complex128")
@@ -22,7 +22,7 @@ class KLDivXP(ClosedForm):
         super().__init__("kldiv_xp ndonnx", "ndonnx", convention)
 
     def left_out(self, case: Case) -> str | None:
-        """Take a sample: each operation is a model of its own, which is built and run."""
+        """Run a sample: ndonnx builds and runs a model for each operation."""
         return left_out_of_sample(case, 20, self.convention)
 
     def namespace(self) -> Any:
@@ -40,12 +40,12 @@ class Exported(ONNX):
     """ONNX models that are traced with open sizes here, as ``conformance.export_onnx`` writes them."""
 
     def not_run(self) -> str | None:
-        """Reason if a model can be neither made nor run."""
+        """Reason if models cannot be built or run here."""
         missing = [name for name in ("ndonnx", "onnxruntime") if not find_spec(name)]
         return f"{' and '.join(missing)} not installed" if missing else None
 
     def left_out(self, case: Case) -> str | None:
-        """Take a sample: there is a model for each kind of call."""
+        """Run a sample: each kind of call needs a model."""
         return left_out_of_sample(case, 5, self.convention)
 
     def session(self, kind: Kind) -> Any:

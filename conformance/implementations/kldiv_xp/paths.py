@@ -1,4 +1,4 @@
-"""``kldiv_xp`` by other paths than its arrays take: by the plain formulas, and in blocks of a few elements."""
+"""``kldiv_xp`` by other code paths than usual: by the plain formulas, and in blocks of a few elements."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
@@ -27,7 +27,7 @@ Path = Callable[[], AbstractContextManager[Any]]
 
 
 def plain() -> AbstractContextManager[Any]:
-    """Context in which no array is an ordinary one."""
+    """Context in which no array is ordinary, so that all take the plain formulas."""
     stack = ExitStack()
     for backend in BACKENDS:
         stack.enter_context(patch.object(backend, "is_ordinary", lambda *_: False))
@@ -52,7 +52,7 @@ class _ByPath(Implementation):
             return super().compute(case)
 
     def left_out(self, case: Case) -> str | None:
-        """Leave out what would be thousands of blocks."""
+        """Skip cases with thousands of blocks."""
         if self.path is in_few_elements and case.input.is_array and case.input.values.size > MOST:
             return f"blocks of {FEW} elements: an array of more than {MOST}"
         return super().left_out(case)
@@ -102,7 +102,7 @@ class TorchWithoutGrad(ClosedForm):
 
 
 class JAXWithoutJit(OnJAX):
-    """JAX arrays, one operation behind the other."""
+    """JAX arrays, one operation at a time."""
 
     contracts = False
 
@@ -111,7 +111,7 @@ class JAXWithoutJit(OnJAX):
         self.name = "kldiv_xp jax, disable_jit"
 
     def left_out(self, case: Case) -> str | None:
-        """Leave cases out: each operation is looked up and compiled for each shape."""
+        """Run a sample: JAX compiles each operation for each shape."""
         return left_out_of_sample(case, 8, self.convention)
 
     def compute(self, case: Case) -> Outcome:
@@ -121,7 +121,7 @@ class JAXWithoutJit(OnJAX):
 
 
 def implementations() -> Iterator[Implementation]:
-    """Each library whose arrays take a path of their own."""
+    """Each library with its own code path."""
     for convention in CONVENTIONS:
         for library in (NumPy, Torch):
             yield library(convention, "plain", plain)

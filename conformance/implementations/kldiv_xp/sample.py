@@ -1,4 +1,4 @@
-"""Which cases an ordinary run takes where each one costs a schedule, a compilation or a message to another process."""
+"""Samples of the cases, for implementations that schedule, compile or send messages in each case."""
 
 from collections.abc import Iterator
 from functools import cache
@@ -41,7 +41,7 @@ def _one_of_each_kind() -> frozenset[str]:
 
 
 def _kinds(case: Case) -> Iterator[object]:
-    """What a case is an example of, beside its group."""
+    """Kind of a case, within its group."""
     yield case.reduction
     yield case.log_target
     yield case.input.dtype
@@ -54,5 +54,5 @@ def _kinds(case: Case) -> Iterator[object]:
 
 
 def _draw(case: Case) -> int:
-    """Number that says nothing of the case, and is the same in every run."""
+    """Pseudorandom number of a case, the same in every run."""
     return crc32(case.id.encode())

@@ -10,7 +10,7 @@ from conformance.record import Case, Implementation, Result, as_result
 
 
 class KLDivXP(ClosedForm):
-    """Arrays of which the elements other than zero are stored."""
+    """Arrays that store the elements other than zero."""
 
     needs = ("sparse",)
     mutable = False
@@ -19,7 +19,7 @@ class KLDivXP(ClosedForm):
         super().__init__("kldiv_xp sparse", "sparse", convention)
 
     def left_out(self, case: Case) -> str | None:
-        """Take a sample: half of the arrays of the corpus have not a zero, and take long."""
+        """Run a sample: half of the arrays of the corpus have no zeros, and take long."""
         return left_out_of_sample(case, 10, self.convention)
 
     def namespace(self) -> Any:

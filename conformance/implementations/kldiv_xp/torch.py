@@ -26,7 +26,7 @@ class KLDivXP(TorchTensors):
 
     @property
     def contracts(self) -> bool:  # type: ignore[override]
-        """Whether the compiler makes one operation of a product and a difference."""
+        """Whether the compiler fuses a product and a difference."""
         return self.compiled and self.not_run() is None and _contracts(self.device)
 
     def not_run(self) -> str | None:
@@ -47,10 +47,10 @@ class KLDivXP(TorchTensors):
             return super().called(case, input, target, cotangent)
         finally:
             if self.compiled and case.group == "refused":
-                torch.compiler.reset()  # what raised an error, PyTorch will not try to compile again
+                torch.compiler.reset()  # otherwise PyTorch does not compile again after an error
 
     def loss(self, case: Case) -> Callable[[Any, Any], torch.Tensor]:
-        """Our module, compiled into one graph where asked for."""
+        """Our module, compiled into one graph if the implementation is compiled."""
         fullgraph = case.group != "refused"  # an error breaks the graph, so that it reaches the caller as it is
         return _module(case.reduction, case.log_target, str(self.convention), self.compiled, fullgraph)
 

@@ -1,4 +1,4 @@
-"""``kldiv_xp`` on PyTorch's DTensor, whose parts two processes hold."""
+"""``kldiv_xp`` on PyTorch's DTensor, distributed over two processes."""
 
 import os
 import socket
@@ -24,7 +24,7 @@ PATIENCE = timedelta(seconds=60)
 
 
 class TorchDTensor(KLDivXP):
-    """Tensors that are spread along their longest axis, be it the batch or the classes."""
+    """Tensors sharded along their longest axis, the batch or the classes."""
 
     distributed = f"{PROCESSES} processes"
 
