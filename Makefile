@@ -1,6 +1,6 @@
-# `make conformance` and `make test` set up all that they need, in .venv. To use another interpreter than python3:
+# `make conformance` and `make test` set up their environment in .venv. To use another interpreter than python3:
 # make clean test PYTHON=python3.12
-# On Linux, pip may choose a PyTorch with several GB of CUDA beside it. Options that make it choose another go here:
+# On Linux, pip may choose a PyTorch build with several GB of CUDA. Pass options for pip to select another:
 # make test PIP_OPTIONS='--index-url ...'
 
 PYTHON ?= python3
@@ -10,20 +10,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-# PyTorch and JAX keep what they compiled here, so that a second run need not compile it again.
+# Compilation caches of PyTorch and JAX, for the next run.
 export TORCHINDUCTOR_CACHE_DIR := $(CURDIR)/build/torchinductor
 export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/build/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0
 export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES := -1
 
-# VECTORS=avx2 or VECTORS=avx hides wider vector instructions from what computes: make test VECTORS=avx2
+# VECTORS=avx2 or VECTORS=avx hides wider vector instructions from all libraries: make test VECTORS=avx2
 VECTORS ?= widest
 ON_VECTORS = $(BIN)/python -m conformance.vectors $(VECTORS) --
 
 # conformance/test_conformance.py is `make conformance` once more, as tests.
 SUITE_TESTS := $(filter-out conformance/test_conformance.py,$(wildcard conformance/test_*.py))
 
-# Frameworks that need an environment of their own: conformance/environments has what they need, the interpreter is here.
+# Frameworks that need their own environment: conformance/environments lists the packages, the interpreter is set here.
 FRAMEWORKS := oneflow torch-1.10 jax keras mindspore mlx onnx optax paddle
 ONEFLOW_PYTHON ?= python3.10
 TORCH_1_10_PYTHON ?= python3.9
@@ -39,10 +39,10 @@ help:  ## Show these targets
 conformance: $(READY)  ## Hold every implementation against torch.nn.KLDivLoss
 	$(ON_VECTORS) $(BIN)/python -m conformance --write build/conformance.html --write build/conformance.json
 
-conformance-full: $(READY)  ## The same, with every case where an ordinary run takes a sample: hours
+conformance-full: $(READY)  ## The same without sampling: hours
 	$(BIN)/python -m conformance --all --write build/conformance.html --write build/conformance.json
 
-report: $(READY)  ## Judge what is installed and what was recorded, and write the page alone: build/conformance.html
+report: $(READY)  ## Judge installed and recorded implementations, and write only the page: build/conformance.html
 	$(BIN)/python -m conformance report
 
 support: $(READY)  ## Write the tables of support in README and docs, from the last `make conformance`
@@ -62,7 +62,7 @@ $(FRAMEWORKS): %: build/environments/%/ready $(READY)
 	    [ $$? = 5 ] && echo "no recording of $* is committed, with which this one could be compared"; }
 	@echo "the recordings are in build/recordings/$*; those of conformance/recordings are committed"
 
-# These models are of kldiv_xp, and recorded where there is none.
+# The models are made with kldiv_xp, and recorded in an environment without it.
 onnx: build/onnx
 .PHONY: build/onnx
 build/onnx: $(READY)
@@ -79,7 +79,7 @@ build/environments/%/ready: conformance/environments/%.txt
 test: $(READY)  ## Run the tests of the library and of the suite, with coverage
 	$(ON_VECTORS) $(BIN)/python -m pytest README.md docs src tests $(SUITE_TESTS) --numprocesses auto --maxprocesses 4 --cov --cov-report=term
 
-# What depends on the last bits of a logarithm.
+# Tests that depend on the last bits of a logarithm.
 VALUES := tests/test_accuracy.py tests/test_conventions.py tests/test_gradient_promise.py tests/test_loss_value.py tests/test_properties.py \
     tests/test_sixteen_bits.py tests/test_value_and_grad.py tests/test_values.py
 VERDICTS := conformance/test_faults.py conformance/test_ledger.py conformance/test_recordings.py conformance/test_suite.py

@@ -53,13 +53,13 @@ class Builder:
         """Store an array, rounded to ``dtype``, and return the operand's name."""
         dtype = dtype or values.dtype.name
         name = f"{name}:{dtype}"
-        with np.errstate(over="ignore"):  # what is too large for a dtype is infinite in it
+        with np.errstate(over="ignore"):  # too large values become infinite
             self.arrays[name] = record.to_bfloat16_bits(values) if dtype == "bfloat16" else values.astype(dtype)
         self.operands[name] = {"array": name, "dtype": dtype}
         return name
 
     def laid_out(self, operand: str, layout: str) -> str:
-        """Store that an operand lies otherwise in memory, and return the name of that operand."""
+        """Store an operand in another memory layout, and return its name."""
         if layout == "contiguous":
             return operand
         name = f"{operand}:{layout}"
@@ -67,7 +67,7 @@ class Builder:
         return name
 
     def expanded(self, row: str, rows: int) -> str:
-        """Store an operand whose rows are all the same, with a stride of zero, and return its name."""
+        """Store an operand with equal rows, as one row with a stride of zero, and return its name."""
         name = f"{row}:{rows} times"
         self.operands[name] = {**self.operands[row], "rows": rows, "layout": "expanded from a row"}
         return name
@@ -95,7 +95,7 @@ class Builder:
         gradients: Sequence[str] = BOTH,
         **how: str,
     ) -> None:
-        """Add a case for each reduction; ``how`` has the cotangent and the call, if the case says one."""
+        """Add a case for each reduction; ``how`` has the cotangent and the call, if any."""
         for reduction in reductions:
             self.cases.append(
                 {
@@ -139,7 +139,7 @@ def _documentation(b: Builder) -> None:
 
 
 def special_values(dtype: str) -> Floats:
-    """Values at which implementations part, or where floating-point arithmetic has its own edges."""
+    """Values at which implementations differ, or floating-point arithmetic has special cases."""
     info = np.finfo(dtype)
     positive = [info.smallest_subnormal, info.tiny, 1e-30, 1e-10, 0.3, 1.0, 1e4, float(info.max) / 16]
     negative = [-1e-10, -0.3, -1.0, -1e4, -float(info.max) / 16]
@@ -147,14 +147,14 @@ def special_values(dtype: str) -> Floats:
 
 
 def _edge(b: Builder) -> None:
-    """Every pair of special values, element by element; and some of them in the company of ordinary elements."""
+    """Every pair of special values, element by element, and some of them among ordinary elements."""
     for dtype, log_target in itertools.product(("float32", "float64"), (False, True)):
         values = special_values(dtype)
         target, input = np.meshgrid(values, values, indexing="ij")
         operands = b.array("edge/input", input), b.array("edge/target", target)
         b.add("edge", f"grid/{dtype}", *operands, log_target=log_target, reductions=["none"])
 
-        # A reduction must carry one odd element just as "none" does.
+        # A reduction must handle a special value among ordinary ones.
         probabilities = np.asarray([[0.2, 0.3, 0.5], [0.1, 0.6, 0.3]], dtype)
         companions = exactly(mpmath.log, probabilities).astype(dtype) if log_target else probabilities
         kind = "log" if log_target else "probability"
@@ -176,7 +176,7 @@ _COMPANY_INPUTS = {"finite": -1.5, "+inf": np.inf, "-inf": -np.inf, "nan": np.na
 
 
 def _random(b: Builder) -> None:
-    """Distributions over every shape, dtype and reduction, and a few with very many elements."""
+    """Random distributions of every shape, dtype and reduction, and a few large ones."""
     for any_shape, dtype in itertools.product(SHAPES, DTYPES):
         _add_distributions(b, any_shape, "even", (dtype, dtype))
     for shape, kind, dtype in itertools.product([(16, 10), (40, 25)], ["sparse", "flat"], DTYPES):
@@ -199,7 +199,7 @@ def _add_distributions(b: Builder, shape: tuple[int, ...], kind: str, dtypes: tu
 
 
 def _uniform(name: str, shape: tuple[int, ...]) -> Floats:
-    """Random numbers in (0, 1) that belong to a name."""
+    """Random numbers in (0, 1), seeded by a name."""
     return (record.random_integers(crc32(name.encode()), shape, bits=52).astype(np.float64) + 0.5) / 2**52
 
 
@@ -208,7 +208,7 @@ _WEIGHTS: dict[str, Callable[[mpmath.mpf], mpmath.mpf]] = {
     "sparse": lambda u: u**50,
     "flat": lambda u: 1 + (u - mpmath.mpf(0.5)) / 4,
 }
-"""Weights of a class, of a uniform number: all distributions alike, nearly one-hot ones, and nearly equal ones."""
+"""Weight of a class as a function of a uniform number: even, nearly one-hot, and nearly equal distributions."""
 
 
 def _probabilities(name: str, shape: tuple[int, ...], kind: str) -> Floats:
@@ -231,7 +231,7 @@ def _add_large(b: Builder, shape: tuple[int, int], dtype: str) -> None:
         for role, seed in (("input", 1), ("log_target", 2))
     )
     target = b.recipe(f"random/{rows}x{classes}/target", dtype, recipe="probabilities", seed=3, shape=shape)
-    # Gradients of so many elements say nothing that those of fewer do not.
+    # Gradients of large arrays test nothing that those of smaller ones do not.
     b.add("random", name, input, target, log_target=False, gradients=())
     b.add("random", name, input, log_target, log_target=True, gradients=())
 
@@ -305,7 +305,7 @@ def _real(b: Builder) -> None:
 
 
 def _calls(b: Builder) -> None:
-    """What callers do: upstream gradients, gradients by one argument, layouts, and what is asked of a call again.
+    """What callers do: upstream gradients, gradients by one argument, memory layouts, and repeated calls.
 
     Few elements, more than 4,096 and more than 65,536, because implementations take other ways for larger arrays.
     """
@@ -365,7 +365,7 @@ def _many(b: Builder, shape: Shape, dtype: str, log_target: bool) -> tuple[str, 
 def _add_upstream_gradients(
     b: Builder, name: str, shape: Shape, operands: tuple[str, str], log_target: bool, reductions: Iterable[str]
 ) -> None:
-    """Of both signs, zero, as large as the scale of a loss in mixed precision, and, unreduced, not all the same."""
+    """Upstream gradients: of both signs, zero, large as in loss scaling, and for an unreduced loss uneven."""
     dtype = b.operands[operands[0]]["dtype"]
     for reduction in reductions:
         for what, cotangent in _upstream_gradients(b, shape, dtype, reduction):
@@ -388,7 +388,7 @@ def _upstream_gradients(b: Builder, shape: Shape, dtype: str, reduction: str) ->
     yield "uneven", uneven
     for layout in ("transposed", "sliced"):
         yield layout, b.laid_out(uneven, layout)
-    # What the gradient of a sum is: one number, and strides of zero.
+    # Like the gradient of a sum: one number, with strides of zero.
     same = b.recipe(f"calls/{_size(shape)}/cotangent/-1.5", dtype, **_constant(-1.5, shape))
     yield "expanded", b.laid_out(same, "expanded from an element")
 
@@ -401,7 +401,7 @@ def _add_ways(b: Builder, shape: Shape, make: Make, log_target: bool, reductions
     """Gradients by one argument or none, and every way to call the loss."""
     name, dtype = _size(shape), "float32"
     operands = make(b, shape, dtype, log_target)
-    # One array that is both holds log-probabilities, or probabilities that are not zero.
+    # One array as both arguments holds log-probabilities, or probabilities other than zero.
     one = (
         operands[0]
         if log_target
@@ -435,7 +435,7 @@ _LAYOUTS = {
 
 
 def _add_layouts(b: Builder, shape: Shape, make: Make, log_target: bool, reductions: Sequence[str]) -> None:
-    """Arguments that do not lie in memory one element behind the other, or lie there otherwise than each other."""
+    """Arguments that are not contiguous, or have different memory layouts."""
     input, target = make(b, shape, "float32", log_target)
     pairs = {
         what: (b.laid_out(input, of_input), b.laid_out(target, of_target))
@@ -474,7 +474,7 @@ def _refused(b: Builder) -> None:
 
 
 def exactly(function: Callable[[mpmath.mpf], mpmath.mpf], values: Floats) -> Floats:
-    """Values of a function, in more digits than float64 has, rounded once."""
+    """Values of a function, computed beyond float64 precision and rounded once."""
     with mpmath.workprec(100):
         results = [float(function(mpmath.mpf(float(value)))) for value in values.ravel()]
     return np.asarray(results, np.float64).reshape(values.shape)
@@ -498,7 +498,7 @@ def log_softmax(scores: Floats) -> Floats:
 
 
 def save(path: Path, builder: Builder) -> str:
-    """Write the corpus that a builder has collected, and return its digest."""
+    """Write the corpus of a builder, and return its digest."""
     contents = {"format": record.CORPUS_FORMAT, "cases": builder.cases, "operands": builder.operands}
     manifest = json.dumps(contents, separators=(",", ":")).encode()
     digest = record.content_digest(manifest, builder.arrays)
@@ -512,7 +512,7 @@ def save(path: Path, builder: Builder) -> str:
 
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Build the corpus and say what it holds."""
+    """Build the corpus, and print its contents."""
     parser = argparse.ArgumentParser(prog="python -m conformance.build_corpus", description=__doc__)
     parser.add_argument("--output", type=Path, default=record.CORPUS)
     output = parser.parse_args(arguments).output

@@ -1,7 +1,7 @@
 """``jax.scipy.special.rel_entr`` and ``kl_div``, eager and with 64-bit numbers enabled.
 
-They take probabilities on both sides, so they are given ``exp(input)``, and ``exp(target)`` with ``log_target``; the
-gradients go on through the exponential. They work element by element; the reductions are JAX's own.
+They take probabilities on both sides, so the adapter passes ``exp(input)`` and, with ``log_target``,
+``exp(target)``, and differentiates through the exponential. They work element by element; the reductions are JAX's own.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -29,7 +29,7 @@ class JaxScipy(Implementation):
         return jax.__version__
 
     def given(self, operand: Operand) -> Any:
-        """Operand as a JAX array; an object as it is."""
+        """Operand as a JAX array; Python objects unchanged."""
         return jnp.asarray(operand.values, dtype=operand.dtype) if operand.is_array else operand.values
 
     def result(self, array: Any) -> Result:
@@ -66,6 +66,6 @@ class JaxScipy(Implementation):
 
 
 def implementations() -> Iterator[Implementation]:
-    """The relative entropy, and the divergence that is never negative."""
+    """The relative entropy, and the non-negative divergence."""
     yield JaxScipy("rel_entr")
     yield JaxScipy("kl_div")

@@ -1,8 +1,8 @@
 """``keras.losses.kl_divergence`` on the PyTorch backend: an environment with ``keras`` and ``torch``.
 
-It takes probabilities on both sides, so it is given ``exp(input)``, and ``exp(target)`` with ``log_target``; the
-gradients go on through the exponential. It sums over the last axis and has no other reduction: ``"batchmean"`` is the
-mean over flattened rows, the other reductions get a last axis of length one.
+It takes probabilities on both sides, so the adapter passes ``exp(input)`` and, with ``log_target``, ``exp(target)``,
+and differentiates through the exponential. It sums over the last axis and has no other reduction: ``"batchmean"`` is
+the mean over flattened rows, and for the other reductions the adapter adds a last axis of length one.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Keras(Taped):
         return str(keras.__version__)
 
     def given(self, operand: Operand) -> Any:
-        """Operand as a tensor; an object as it is."""
+        """Operand as a tensor; Python objects unchanged."""
         if not operand.is_array:
             return operand.values
         values = operand.laid_out()
@@ -83,12 +83,12 @@ class Keras(Taped):
         return torch.autograd.grad(loss, arrays, cotangent, retain_graph=again)
 
     def overwrite(self, array: Any) -> None:
-        """Double what a tensor holds."""
+        """Double the elements of a tensor."""
         array.mul_(2)
 
 
 def _rows(array: Any, case: Case) -> Any:
-    """Tensor of the shape that the reduction needs; an object as it is."""
+    """Tensor of the shape that the reduction needs; Python objects unchanged."""
     if not isinstance(array, torch.Tensor):
         return array
     shape = array.shape

@@ -26,7 +26,7 @@ class MindSpore(Implementation):
         return str(mindspore.__version__)
 
     def given(self, operand: Operand) -> Any:
-        """Operand as a tensor; an object as it is."""
+        """Operand as a tensor; Python objects unchanged."""
         if not operand.is_array:
             return operand.values
         if operand.dtype == "bfloat16":
@@ -51,7 +51,7 @@ class MindSpore(Implementation):
 
         if not case.gradients:
             return loss(input, target), {}
-        if input is target:  # by each argument MindSpore gives the gradient by the tensor, which is both of them
+        if input is target:  # for either argument, MindSpore returns the gradient by the shared tensor
             by_both = mindspore.grad(lambda both: weighted(both, both))(input)
             return loss(input, target), {"input": by_both, "target": mindspore.ops.zeros_like(by_both)}
         gradients = mindspore.grad(weighted, grad_position=(0, 1))(input, target)

@@ -1,7 +1,7 @@
 """``mlx.nn.losses.kl_div_loss`` on the CPU: an environment with ``mlx`` and ``mlx-cpu``.
 
 It takes log-probabilities on both sides and sums over the last axis before it reduces: ``"batchmean"`` is its mean of
-flattened rows, the other reductions get a last axis of length one.
+flattened rows, and for the other reductions the adapter adds a last axis of length one.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class MLX(Implementation):
         return importlib.metadata.version("mlx")
 
     def given(self, operand: Operand) -> Any:
-        """Operand as an MLX array; an object as it is."""
+        """Operand as an MLX array; Python objects unchanged."""
         if not operand.is_array:
             return operand.values
         dtype, values = getattr(mx, str(operand.dtype)), operand.laid_out()
@@ -75,7 +75,7 @@ class MLX(Implementation):
 
 
 def _rows(array: Any, case: Case) -> Any:
-    """Array of the shape that the reduction needs; an object as it is."""
+    """Array of the shape that the reduction needs; Python objects unchanged."""
     if not isinstance(array, mx.array):
         return array
     shape = array.shape

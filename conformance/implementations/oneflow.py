@@ -44,7 +44,7 @@ class OneFlow(Taped):
         return str(oneflow.__version__)
 
     def given(self, operand: Operand) -> Any:
-        """Operand as a tensor; an object as it is."""
+        """Operand as a tensor; Python objects unchanged."""
         if not operand.is_array:
             return operand.values
         if not hasattr(oneflow, str(operand.dtype)):
@@ -79,7 +79,7 @@ class OneFlow(Taped):
         return gradients
 
     def overwrite(self, array: Any) -> None:
-        """Double what a tensor holds."""
+        """Double the elements of a tensor."""
         array.mul_(2)
 
     def called(self, case: Case, input: Any, target: Any, cotangent: Any) -> tuple[Any, Mapping[str, Any]]:

@@ -1,6 +1,6 @@
 """The loss as ONNX models in onnxruntime: an environment without ``kldiv_xp``.
 
-``python -m conformance.export_onnx`` writes the models, and ``make onnx`` does all of it.
+``python -m conformance.export_onnx`` writes the models. ``make onnx`` writes, records and judges them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MODELS = Path("build/onnx")
 
 
 class Kind(NamedTuple):
-    """What a model has built in; the sizes are left open."""
+    """What a model fixes; its sizes are dynamic."""
 
     input_dtype: str
     target_dtype: str
@@ -35,7 +35,7 @@ class Kind(NamedTuple):
 
 
 def kind_of(case: Case) -> Kind:
-    """Kind of a call, if there can be a model for it."""
+    """Kind of a call, if a model can compute it."""
     if case.group == "refused":
         raise UnsupportedError("dtypes and options are built into a model, so that there is nothing left to refuse")
     if "bfloat16" in (case.input.dtype, case.target.dtype):
@@ -63,7 +63,7 @@ class ONNX(Implementation):
         return _session_of_file(MODELS / str(self.convention) / kind.file_name)
 
     def given(self, operand: Operand) -> Any:
-        """Operand as a NumPy array; an object as it is."""
+        """Operand as a NumPy array; Python objects unchanged."""
         return operand.laid_out() if operand.is_array else operand.values
 
     def result(self, array: Any) -> Result:
@@ -85,7 +85,7 @@ def session_of(model: Any) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # it warns of open sizes that it finds to be equal
+    options.log_severity_level = 3  # suppress warnings about dynamic sizes that turn out equal
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
@@ -95,6 +95,6 @@ def _session_of_file(path: Path) -> Any:
 
 
 def implementations() -> Iterator[Implementation]:
-    """One for each convention that there are models of."""
+    """One implementation for each convention with models."""
     for folder in sorted(MODELS.iterdir()):
         yield ONNX(folder.name)

@@ -1,7 +1,7 @@
 """Optax's two functions, one for probabilities and one for log-probabilities, eager and with 64-bit numbers enabled.
 
-They sum over axes and have no other reduction: ``"none"`` is a sum over no axis, ``"sum"`` one over all of them, and
-the means are what a user would write, ``jnp.mean`` of single elements or of the sums of the rows.
+Their only reduction is a sum over axes. ``"none"`` sums over no axis, ``"sum"`` over all axes. The means are
+``jnp.mean`` of the elements or of the sums of the rows, as a user would write them.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -30,7 +30,7 @@ class Optax(Implementation):
         return str(optax.__version__)
 
     def given(self, operand: Operand) -> Any:
-        """Operand as a JAX array; an object as it is."""
+        """Operand as a JAX array; Python objects unchanged."""
         return jnp.asarray(operand.values, dtype=operand.dtype) if operand.is_array else operand.values
 
     def result(self, array: Any) -> Result:

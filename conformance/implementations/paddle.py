@@ -36,7 +36,7 @@ class Paddle(Taped):
         return str(paddle.__version__)
 
     def given(self, operand: Operand) -> Any:
-        """Operand as a tensor; an object as it is."""
+        """Operand as a tensor; Python objects unchanged."""
         if not operand.is_array:
             return operand.values
         values = operand.laid_out()
@@ -62,13 +62,13 @@ class Paddle(Taped):
         return partial(paddle.nn.functional.kl_div, reduction=case.reduction, log_target=case.log_target)
 
     def gradients(self, loss: Any, arrays: Sequence[Any], cotangent: Any, *, again: bool) -> Sequence[Any]:
-        """Gradients by autograd; ``None`` where it gives none, and no error."""
+        """Gradients by autograd; ``None`` where Paddle gives none without an error."""
         cotangent = paddle.ones_like(loss) if cotangent is None else cotangent
         gradients: Sequence[Any] = paddle.grad(loss, arrays, cotangent, retain_graph=again, allow_unused=True)
         return gradients
 
     def overwrite(self, array: Any) -> None:
-        """Double what a tensor holds."""
+        """Double the elements of a tensor."""
         array.scale_(2)
 
     def called(self, case: Case, input: Any, target: Any, cotangent: Any) -> tuple[Any, Mapping[str, Any]]:

@@ -1,7 +1,7 @@
 """``scipy.special.rel_entr`` and ``kl_div``.
 
-They take probabilities on both sides, so they are given ``exp(input)``, and ``exp(target)`` with ``log_target``. They
-work element by element; the reductions are NumPy's own.
+They take probabilities on both sides, so the adapter passes ``exp(input)`` and, with ``log_target``, ``exp(target)``.
+They work element by element; the reductions are NumPy's own.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -27,7 +27,7 @@ class SciPy(Implementation):
         return str(scipy.__version__)
 
     def given(self, operand: Operand) -> Any:
-        """Operand as a NumPy array; an object as it is."""
+        """Operand as a NumPy array; Python objects unchanged."""
         if operand.dtype == "bfloat16":
             raise UnsupportedError("NumPy has no bfloat16")
         return operand.laid_out() if operand.is_array else operand.values
@@ -52,6 +52,6 @@ class SciPy(Implementation):
 
 
 def implementations() -> Iterator[Implementation]:
-    """The relative entropy, and the divergence that is never negative."""
+    """The relative entropy, and the non-negative divergence."""
     yield SciPy("rel_entr")
     yield SciPy("kl_div")

@@ -1,4 +1,4 @@
-"""``torch.nn.KLDivLoss``: of PyTorch 2.13.0 it is the reference; ``make torch-1.10`` records the one of 1.10.2."""
+"""``torch.nn.KLDivLoss``: that of PyTorch 2.13.0 is the reference; ``make torch-1.10`` records that of 1.10.2."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from conformance.record import (
 
 
 class TorchTensors(Taped):
-    """Something that computes the loss of two tensors, with its gradients by autograd."""
+    """Base of the adapters of losses of two tensors, with gradients by autograd."""
 
     layouts = NO_NEGATIVE_STRIDES
 
@@ -30,7 +30,7 @@ class TorchTensors(Taped):
         super().__init__(name, "torch", convention=convention, device=device, compiled=compiled)
 
     def version(self) -> str:
-        """Version of PyTorch, whatever it was built for."""
+        """Version of PyTorch, without its build tag."""
         return str(torch.__version__).partition("+")[0]
 
     def not_run(self) -> str | None:
@@ -38,7 +38,7 @@ class TorchTensors(Taped):
         return "no CUDA device" if self.device == "cuda" and not torch.cuda.is_available() else None
 
     def given(self, operand: Operand) -> Any:
-        """Operand as a tensor; an object as it is."""
+        """Operand as a tensor; Python objects unchanged."""
         if not operand.is_array:
             return operand.values
         values = operand.laid_out()
@@ -62,13 +62,13 @@ class TorchTensors(Taped):
         return torch.autograd.grad(loss, arrays, cotangent, retain_graph=again)
 
     def overwrite(self, array: Any) -> None:
-        """Double what a tensor holds."""
+        """Double the elements of a tensor."""
         array.mul_(2)
 
     def called(self, case: Case, input: Any, target: Any, cotangent: Any) -> tuple[Any, Mapping[str, Any]]:
         """Loss and gradients of the call that the case describes."""
         with warnings.catch_warnings():
-            # PyTorch warns of broadcast shapes and of "mean"; both are for the verdict to tell.
+            # PyTorch warns about broadcast shapes and about "mean"; the verdicts show both.
             warnings.simplefilter("ignore")
             try:
                 return super().called(case, input, target, cotangent)
@@ -79,7 +79,7 @@ class TorchTensors(Taped):
                 raise UnsupportedError(f"PyTorch {self.version()}: {error}", loss) from None
 
     def _without_gradients(self, case: Case, input: Any, target: Any) -> Any:
-        """The loss, if there is a kernel for it."""
+        """The loss, if PyTorch has a kernel for it."""
         try:
             return self.loss(case)(input, target)
         except RuntimeError:

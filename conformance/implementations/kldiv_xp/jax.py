@@ -83,7 +83,7 @@ class KLDivXP(Implementation):
         return None if case.group == "edge" else left_out_of_sample(case, one_in, self.convention)
 
     def given(self, operand: Operand) -> Any:
-        """Operand as a JAX array; an object as it is."""
+        """Operand as a JAX array; Python objects unchanged."""
         return jnp.asarray(operand.values, dtype=operand.dtype) if operand.is_array else operand.values
 
     def result(self, array: Any) -> Result:

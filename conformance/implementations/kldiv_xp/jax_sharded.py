@@ -54,7 +54,7 @@ class Sharded(KLDivXP):
         return left_out_of_sample(case, 32, self.convention)
 
     def given(self, operand: Operand) -> Any:
-        """Operand as an array that is spread over the mesh; an object as it is."""
+        """Operand as an array that is spread over the mesh; Python objects unchanged."""
         array = super().given(operand)
         return jax.device_put(array, NamedSharding(mesh(), partition(array.shape))) if operand.is_array else array
 

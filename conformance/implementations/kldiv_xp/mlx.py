@@ -40,7 +40,7 @@ class KLDivXP(Implementation):
         return left_out_of_sample(case, 100, self.convention) if self.compiled else None
 
     def given(self, operand: Operand) -> Any:
-        """Operand as an MLX array; an object as it is."""
+        """Operand as an MLX array; Python objects unchanged."""
         import mlx.core as mx
 
         if not operand.is_array:

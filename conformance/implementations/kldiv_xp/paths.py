@@ -93,7 +93,7 @@ class TorchWithoutGrad(ClosedForm):
         return array_api_compat.torch
 
     def given(self, operand: Operand) -> Any:
-        """Operand as a tensor; an object as it is."""
+        """Operand as a tensor; Python objects unchanged."""
         return self._tensors.given(operand)
 
     def result(self, array: Any) -> Result:

@@ -58,7 +58,7 @@ class TorchDTensor(KLDivXP):
 
 
 def _spread(x: Any) -> Any:
-    """Tensor that both processes have, along its longest axis in parts; an object as it is."""
+    """Tensor that both processes have, along its longest axis in parts; Python objects unchanged."""
     from torch.distributed.tensor import DTensor, Replicate, Shard
 
     if not isinstance(x, torch.Tensor):
