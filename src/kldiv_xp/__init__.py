@@ -1,4 +1,4 @@
-"""The Kullback-Leibler divergence loss for every array library that speaks the array API standard."""
+"""The Kullback-Leibler divergence loss for every array library that follows the array API standard."""
 
 from kldiv_xp._losses import KLDivLoss, kl_div, kl_div_value_and_grad
 

@@ -72,15 +72,15 @@ def _client() -> Any:
         n_workers=WORKERS, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
     )
     client = distributed.Client(cluster, set_as_default=False)
-    # Of what is NaN, as everywhere in the suite; the threads of a worker are not under this one's numpy.errstate.
+    # Suppress warnings about NaN, as everywhere in the suite: numpy.errstate does not apply to a worker's threads.
     client.run(warnings.filterwarnings, "ignore", category=RuntimeWarning)
-    # Not atexit, which knows nothing of the end of a process that multiprocessing started.
+    # Not atexit, which does not run at the end of a process of multiprocessing.
     Finalize(None, lambda: (client.close(), cluster.close()), exitpriority=100)
     return client
 
 
 def _untyped(package: str) -> Any:
-    """A package whose types are not complete upstream."""
+    """A package with incomplete types."""
     return import_module(package)
 
 

@@ -78,7 +78,7 @@ class KLDivXP(Implementation):
         return None
 
     def left_out(self, case: Case) -> str | None:
-        """Leave out what costs compilations for a case or two; the edge cases share theirs."""
+        """Skip shapes with few cases, each of which needs a compilation; the edge cases share theirs."""
         one_in = 4 if self.device == "cpu" else ON_GPU
         return None if case.group == "edge" else left_out_of_sample(case, one_in, self.convention)
 
@@ -99,7 +99,7 @@ class KLDivXP(Implementation):
         """Loss and its gradients by ``jax.vjp``."""
         loss = KLDivLoss(case.reduction, case.log_target, convention=self.convention)  # type: ignore[arg-type]
         arguments = {"input": input, "target": target}
-        call = case.call if case.call in self.calls else "once"  # so that the others are not compiled again
+        call = case.call if case.call in self.calls else "once"  # the other calls need no new compilation
         value, gradients = self.wrap(_evaluated)(loss, case.gradients, call, arguments, cotangent)
         return value, dict(zip(case.gradients, gradients, strict=True))
 

@@ -15,19 +15,19 @@ from conformance.record import Case, Implementation, Operand
 
 ROWS, COLUMNS = 2, 4
 
-# The CPU passes for eight devices, of which everything else uses the first. JAX takes this before it computes anything,
-# or not at all; nor does it where the number of devices is set in XLA_FLAGS.
+# Make the CPU appear as eight devices; all other implementations use the first. JAX accepts this only before its first
+# computation, and not if XLA_FLAGS sets the number of devices.
 with suppress(RuntimeError):
     jax.config.update("jax_num_cpu_devices", ROWS * COLUMNS)  # type: ignore[no-untyped-call]
 
 
 def mesh(**options: Any) -> Mesh:
-    """Eight devices, over which the batch is spread two ways, and the classes four ways."""
+    """Eight devices: two along the batch, and four along the classes."""
     return Mesh(np.asarray(jax.devices("cpu")[: ROWS * COLUMNS]).reshape(ROWS, COLUMNS), ("batch", "class"), **options)
 
 
 def partition(shape: tuple[int, ...]) -> PartitionSpec:
-    """Batch over rows and classes over columns of the mesh; an axis that does not divide is not spread."""
+    """Batch over rows and classes over columns of the mesh; an axis that the mesh does not divide is not sharded."""
     names: list[str | None] = [None] * len(shape)
     # The only axis of a 1-d array is its batch.
     for axis, name, ways in ((-1, "class", COLUMNS), (0, "batch", ROWS)) if shape else ():
@@ -36,7 +36,7 @@ def partition(shape: tuple[int, ...]) -> PartitionSpec:
 
 
 class Sharded(KLDivXP):
-    """Arrays on a mesh of two by four devices, as far as their shapes divide; jitted."""
+    """Jitted, with arrays sharded over a mesh of two by four devices where it divides their shapes."""
 
     distributed = "8 devices"
 

@@ -36,7 +36,7 @@ class KLDivXP(Implementation):
         return "no C++ compiler, which mx.compile needs" if self.compiled and shutil.which("g++") is None else None
 
     def left_out(self, case: Case) -> str | None:
-        """Leave out most of what a C++ compiler would have to be started for: half a second for each of its kernels."""
+        """Run a sample if compiled: the C++ compiler takes half a second for each kernel."""
         return left_out_of_sample(case, 100, self.convention) if self.compiled else None
 
     def given(self, operand: Operand) -> Any:

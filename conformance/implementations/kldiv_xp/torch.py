@@ -36,7 +36,7 @@ class KLDivXP(TorchTensors):
         return super().not_run()
 
     def left_out(self, case: Case) -> str | None:
-        """Leave out what costs compilations for a case or two, of seconds each; the edge cases share theirs."""
+        """Skip shapes with few cases, each of which takes seconds to compile; the edge cases share theirs."""
         if self.compiled:
             return None if case.group == "edge" else left_out_of_sample(case, 1000, self.convention)
         return left_out_of_sample(case, ON_GPU, self.convention) if self.device == "cuda" else None
@@ -51,7 +51,7 @@ class KLDivXP(TorchTensors):
 
     def loss(self, case: Case) -> Callable[[Any, Any], torch.Tensor]:
         """Our module, compiled into one graph if the implementation is compiled."""
-        fullgraph = case.group != "refused"  # an error breaks the graph, so that it reaches the caller as it is
+        fullgraph = case.group != "refused"  # an error breaks the graph, and so reaches the caller unchanged
         return _module(case.reduction, case.log_target, str(self.convention), self.compiled, fullgraph)
 
 
@@ -68,7 +68,7 @@ def _module(
     reduction: Any, log_target: bool, convention: Any, compiled: bool, fullgraph: bool
 ) -> Callable[[Any, Any], torch.Tensor]:
     loss = KLDivLoss(reduction, log_target, convention=convention)
-    # One graph for each shape and dtype of the corpus: more than a program has, so that the limit has to go.
+    # The corpus needs a graph for each shape and dtype, which exceeds the default limit.
     torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 2**16
     return torch.compile(loss, fullgraph=fullgraph, dynamic=False) if compiled else loss
 

@@ -33,7 +33,7 @@ class TorchDTensor(KLDivXP):
         self.name = "kldiv_xp torch DTensor"
 
     def not_run(self) -> str | None:
-        """Reason if this PyTorch lets no processes of a CPU work together."""
+        """Reason if this PyTorch has no process groups on the CPU."""
         return None if dist.is_available() and dist.is_gloo_available() else "PyTorch was built without gloo"
 
     def left_out(self, case: Case) -> str | None:
@@ -41,13 +41,13 @@ class TorchDTensor(KLDivXP):
         return left_out_of_sample(case, 8, self.convention)
 
     def compute(self, case: Case) -> Outcome:
-        """Outcome of a case that the other process takes part in."""
+        """Outcome of a case that both processes compute."""
         if not (dist.is_initialized() and dist.get_rank()):  # which the other process is the other of
             _other_process().send((self, case))
         return super().compute(case)
 
     def loss(self, case: Case) -> Callable[[Any, Any], torch.Tensor]:
-        """The module, of whose arguments each process has a part only."""
+        """The module; each process has a shard of its arguments."""
         module = super().loss(case)
 
         def of_parts(x: Any, y: Any) -> torch.Tensor:
@@ -74,13 +74,13 @@ def _mesh() -> DeviceMesh:
 
 @cache
 def _other_process() -> Connection:
-    """Way to the process which computes what it is sent together with this one, and ends when this one does."""
-    listener = socket.create_server(("127.0.0.1", 0))  # which the store by itself would open to everyone
+    """Connection to the second process, which computes each case with this one, and ends with it."""
+    listener = socket.create_server(("127.0.0.1", 0))  # the store itself would listen on all interfaces
     port = listener.getsockname()[1]
     store = _store(port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
     here, there = get_context("spawn").Pipe()
     get_context("spawn").Process(target=_take_part, args=(there, port), daemon=True).start()
-    there.close()  # so that the other process sees the end of this one
+    there.close()  # so that the other process notices when this one ends
     _join(0, store)
     return here
 

@@ -20,11 +20,11 @@ class TorchExport(KLDivXP):
         self.name = "kldiv_xp torch.export"
 
     def left_out(self, case: Case) -> str | None:
-        """Leave out most cases: each is exported."""
+        """Run a sample: each case is exported."""
         return left_out_of_sample(case, 24, self.convention)
 
     def loss(self, case: Case) -> Callable[[Any, Any], torch.Tensor]:
-        """The exported program; what cannot be exported raises what the loss itself does."""
+        """The exported program; exporting raises the errors of the loss itself."""
         loss = KLDivLoss(case.reduction, case.log_target, convention=self.convention)  # type: ignore[arg-type]
 
         def exported(x: Any, y: Any) -> torch.Tensor:
