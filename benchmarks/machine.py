@@ -1,4 +1,4 @@
-"""What the figures were measured on."""
+"""The machine and the versions that figures come from."""
 
 import os
 import platform
@@ -9,22 +9,19 @@ from typing import Any
 
 import kldiv_xp
 
-PACKAGES = ("array-api-compat", "numpy", "scipy", "torch", "jax", "jaxlib", "optax", "cupy-cuda12x", "cupy-cuda13x")
+PACKAGES = "array-api-compat numpy scipy torch jax jaxlib optax mlx cupy-cuda12x cupy-cuda13x".split()
 
 
 def describe() -> dict[str, Any]:
-    """Versions, processor, threads and commit."""
+    """Versions, processor and commit."""
     return {
         "kldiv_xp": kldiv_xp.__version__,
-        "commit": commit(),
+        "commit": _first_line(["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]),
         "python": platform.python_version(),
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
         "platform": platform.platform(),
-        "cpu": cpu_model(),
+        "cpu": _first_line(["sed", "-n", "s/^model name[^:]*: //p", "/proc/cpuinfo"]) or platform.machine(),
         "usable_cpus": usable_cpus(),
-        "environment": {
-            k: v for k, v in os.environ.items() if k.endswith("_NUM_THREADS") or k in ("NPROC", "XLA_FLAGS")
-        },
     }
 
 
@@ -33,48 +30,20 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class Others:
-    """What other programs take of the processors meanwhile. Linux only."""
-
-    def __init__(self) -> None:
-        self.started = self._look()
-
-    def share(self) -> float | None:
-        """Share of the time of all processors since the start that others took; None where nobody tells."""
-        if self.started is None or (now := self._look()) is None:
-            return None
-        passed, all_of_them, own = (b - a for a, b in zip(self.started, now, strict=True))
-        return max(0.0, all_of_them - own) / passed if passed else 0.0
-
-    @staticmethod
-    def _look() -> tuple[float, float, float] | None:
-        """Seconds that passed on all processors, that any program took, and that this one and its children took."""
-        try:
-            fields = [float(n) for n in Path("/proc/stat").read_text().split(maxsplit=9)[1:9]]
-        except OSError:
-            return None
-        tick, times = os.sysconf("SC_CLK_TCK"), os.times()
-        passed, idle = sum(fields) / tick, (fields[3] + fields[4]) / tick
-        own = times.user + times.system + times.children_user + times.children_system
-        return passed, passed - idle, own
+def line(machine: dict[str, Any]) -> str:
+    """The same in two lines."""
+    packages = ", ".join(f"{name} {found}" for name, found in machine["packages"].items())
+    ours = f"kldiv_xp {machine['kldiv_xp']}, commit {machine['commit'] or 'unknown'}, Python {machine['python']}"
+    return f"{machine['cpu']}, {machine['usable_cpus']} CPUs usable; {ours}\n{packages}"
 
 
-def cpu_model() -> str:
-    """Name of the processor."""
+def _first_line(command: list[str]) -> str | None:
+    """First line of a command's output, if it succeeds."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def commit() -> str | None:
-    """Commit of this checkout, with ``-dirty`` if files differ from it."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return None
+    return next(iter(output.splitlines()), None)
 
 
 def _version(name: str) -> str | None:

@@ -34,13 +34,33 @@ class Workload:
         """``"forward"`` or ``"forward and backward"``."""
         return "forward and backward" if self.gradient else "forward"
 
-    def __str__(self) -> str:
+    @property
+    def usual(self) -> bool:
+        """Whether it is float32, ``"batchmean"``, with probabilities as target."""
+        return self == Workload(self.shape, gradient=self.gradient)
+
+    @property
+    def writes(self) -> bool:
+        """Whether a result has the size of the arrays."""
+        return self.gradient or self.reduction == "none"
+
+    @property
+    def size(self) -> str:
+        """The shape as the command line takes it."""
+        return "x".join(map(str, self.shape))
+
+    @property
+    def what(self) -> str:
+        """Mode and options."""
         options = ["log_target"] * self.log_target + [self.reduction] * (self.reduction != "batchmean")
-        return ", ".join([str(self.shape), self.dtype, self.mode, *options])
+        return ", ".join([self.mode, *options])
+
+    def __str__(self) -> str:
+        return f"{self.size}, {self.dtype}, {self.what}"
 
 
 def grid(sizes: Sequence[Shape] = SIZES) -> Iterator[Workload]:
-    """Workloads of a full run, in the order of their arrays, so that arrays are made once.
+    """Workloads of a full run, from small to large.
 
     The full product would take hours: float32 goes to all sizes and both modes, everything else to some.
     """

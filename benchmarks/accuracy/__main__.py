@@ -1,0 +1,59 @@
+"""Relative error of the loss against its exact value: ``python -m benchmarks accuracy``.
+
+The loss is the ``"batchmean"``, and the exact value is that of the formula on the inputs as given: as rounded to their
+dtype. Where distributions are close the terms cancel, so that everyone's relative error is large; and the error of
+one draw is a random number. So what counts is the root mean square over draws, compared with PyTorch's on the same.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks import machine
+from benchmarks.accuracy.measure import Results, Subject, measure
+from benchmarks.accuracy.report import draw_plot, print_table, to_json
+from benchmarks.processes import say
+from conformance.output import check_outputs, command, figure_file, write_text
+
+DRAWS = {10**3: 30, 10**4: 30, 10**5: 20, 10**6: 8, 10**7: 3}
+QUICK_DRAWS = {10**3: 8, 10**4: 8, 10**5: 4}
+"""Sizes, and how many pairs of distributions are drawn of each."""
+SUBJECTS = {
+    Subject("float32"): 10**7,
+    Subject("float16"): 10**7,
+    Subject("bfloat16"): 10**7,
+    Subject("float64"): 10**5,
+    Subject("float32", log_target=True): 10**6,
+    Subject("float16", log_target=True): 10**5,
+    Subject("bfloat16", log_target=True): 10**5,
+}
+QUICK_SUBJECTS = {Subject("float32"): 10**5, Subject("bfloat16"): 10**5, Subject("float32", log_target=True): 10**5}
+"""What is measured, up to which size."""
+
+
+@command
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print, write and draw. The exit status is 0 whatever was found: this is no test."""
+    parser = argparse.ArgumentParser("python -m benchmarks accuracy", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="up to 100,000 elements, with fewer draws: half a minute")
+    for name, kind, path_type in (("--json", "json", Path), ("--plot", "svg", figure_file)):
+        path = f"build/benchmarks/accuracy.{kind}"
+        parser.add_argument(name, type=path_type, default=Path(path), metavar="PATH", help=f"default: {path}")
+    options = parser.parse_args(arguments)
+    check_outputs(parser, [options.json, options.plot])  # now, and not after minutes of work
+    results = Results(QUICK_DRAWS if options.quick else DRAWS)
+    measure(results, QUICK_SUBJECTS if options.quick else SUBJECTS, say)
+    described = machine.describe()
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    print_table(results, console)
+    write_text(options.json, to_json(results, described))
+    draw_plot(results, options.plot)
+    console.print(f"{machine.line(described)}\n{options.json} and {options.plot}", highlight=False)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
