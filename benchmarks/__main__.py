@@ -19,9 +19,8 @@ from rich.console import Console
 
 from benchmarks.groups import GROUPS
 from benchmarks.plots import plot_file, write_plots
-from benchmarks.processes import say
 from benchmarks.report import print_report
-from benchmarks.run import AT_MOST, NAMES, Options, run
+from benchmarks.run import AT_MOST, NAMES, run
 from benchmarks.workload import Shape
 from conformance.output import check_outputs, command, write_text
 
@@ -40,9 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Now, and not after minutes of work.
     check_outputs(parser, [options.json, *(plot_file(group, options.plots) for group in GROUPS)])
     seconds = options.seconds or (QUICK if options.quick else FULL)
-    chosen = Options(options.quick, tuple(options.group), tuple(options.size), options.rounds, seconds)
     try:
-        results = run(chosen, say)
+        results = run(options.quick, options.group or NAMES, options.size, options.rounds, seconds)
     except KeyboardInterrupt:
         print("stopped; nothing was written", file=sys.stderr)
         return 130
@@ -63,29 +61,25 @@ def _parser() -> argparse.ArgumentParser:
     budget = f"time to fill; default: {FULL:.0f}, quick {QUICK:.0f}; after {AT_MOST} times that, the rest is not run"
     add("--quick", action="store_true", help="float32 at three sizes, without memory and torch.compile")
     add("--group", **several, choices=NAMES, metavar="NAME", help=names)
-    add("--size", **several, type=_size, metavar="8x16", help="measure only this size; may be repeated")
-    add("--rounds", type=_at_least_one, help="rounds of each measurement; default: as the time allows")
+    add("--size", **several, type=size, metavar="8x16", help="measure only this size; may be repeated")
+    add("--rounds", type=positive, help="rounds of each measurement; default: as the time allows")
     add("--seconds", type=float, help=budget)
     add("--json", type=Path, default=Path("build/benchmarks/benchmarks.json"), metavar="PATH")
     add("--plots", type=Path, default=Path("build/benchmarks"), metavar="DIRECTORY")
     return parser
 
 
-def _size(text: str) -> Shape:
-    try:
-        shape = tuple(int(part) for part in text.lower().split("x"))
-    except ValueError:
-        shape = ()
-    if not shape or min(shape) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; write it as 8x16")
-    return shape
-
-
-def _at_least_one(text: str) -> int:
+def positive(text: str) -> int:
+    """Number of at least 1, for ``argparse``."""
     number = int(text)
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+        raise ValueError(text)
     return number
+
+
+def size(text: str) -> Shape:
+    """Shape written as 8x16, for ``argparse``."""
+    return tuple(map(positive, text.lower().split("x")))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Contenders of a measurement, in groups that share a library, a device and a way of calling it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -25,24 +25,16 @@ class Contender(NamedTuple):
     prepare: Callable[[], Call]
 
 
-class Unavailable(Exception):
-    """What a group needs is not here; the message says what."""
+class NotRunError(Exception):
+    """Something cannot run here; the message says why."""
 
 
 class Group(ABC):
-    """Contenders that compute the same on the same device.
+    """Contenders that compute the same on the same device."""
 
-    Parameters
-    ----------
-    name
-        Name in tables and on the command line.
-    threads
-        Threads or device that the group computes on, in words.
-    """
-
-    def __init__(self, name: str, threads: str) -> None:
-        self.name = name
-        self.threads = threads
+    name: str
+    threads: str
+    """Threads or device that the group computes on, in words."""
 
     def takes(self, workload: Workload) -> bool:
         """Whether this group computes a workload."""
@@ -56,7 +48,8 @@ class Group(ABC):
         """Ours, the peers and the floor, on the same memory."""
         x, y = self.place(workload)
         yield from self.losses(workload, x, y)
-        yield Contender(FLOOR, lambda: one_after_another(list(self.floor(workload, x, y))))
+        parts = list(self.floor(workload, x, y))
+        yield Contender(FLOOR, lambda: lambda: [part() for part in parts])
 
     @abstractmethod
     def place(self, workload: Workload) -> tuple[Any, Any]:
@@ -75,19 +68,9 @@ class Group(ABC):
         """Loss that a contender returned, as a number; of ``"none"`` the sum."""
 
 
-def one_after_another(calls: Sequence[Call]) -> Call:
-    """Call of all ``calls``."""
-
-    def call() -> None:
-        for part in calls:
-            part()
-
-    return call
-
-
 def reason(error: Exception) -> str:
     """Why something did not run, in a line."""
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"{error.name.partition('.')[0]} is not installed"
-    text = str(error) if isinstance(error, Unavailable) else f"{type(error).__name__}: {error}"
+    text = str(error) if isinstance(error, NotRunError) else f"{type(error).__name__}: {error}"
     return text.splitlines()[0]

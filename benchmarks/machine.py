@@ -3,25 +3,22 @@
 import os
 import platform
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any
 
-import kldiv_xp
-
-PACKAGES = "array-api-compat numpy scipy torch jax jaxlib optax mlx cupy-cuda12x cupy-cuda13x".split()
+PACKAGES = {"kldiv-xp", "array-api-compat", "numpy", "scipy", "torch", "jax", "jaxlib", "optax", "mlx"}
+PACKAGES |= {"cupy-cuda12x", "cupy-cuda13x"}
 
 
-def describe() -> dict[str, Any]:
-    """Versions, processor and commit."""
+def describe() -> dict[str, str | int]:
+    """Processor, commit and versions."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     return {
-        "kldiv_xp": kldiv_xp.__version__,
-        "commit": _first_line(["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]),
-        "python": platform.python_version(),
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
-        "platform": platform.platform(),
-        "cpu": _first_line(["sed", "-n", "s/^model name[^:]*: //p", "/proc/cpuinfo"]) or platform.machine(),
-        "usable_cpus": usable_cpus(),
+        "CPU": _cpu(),
+        "usable CPUs": usable_cpus(),
+        "Python": platform.python_version(),
+        "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown",
+        **{package.name: package.version for package in distributions() if package.name in PACKAGES},
     }
 
 
@@ -30,24 +27,7 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def line(machine: dict[str, Any]) -> str:
-    """The same in two lines."""
-    packages = ", ".join(f"{name} {found}" for name, found in machine["packages"].items())
-    ours = f"kldiv_xp {machine['kldiv_xp']}, commit {machine['commit'] or 'unknown'}, Python {machine['python']}"
-    return f"{machine['cpu']}, {machine['usable_cpus']} CPUs usable; {ours}\n{packages}"
-
-
-def _first_line(command: list[str]) -> str | None:
-    """First line of a command's output, if it succeeds."""
-    try:
-        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return next(iter(output.splitlines()), None)
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
+def _cpu() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if platform.system() == "Linux" else []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.machine())

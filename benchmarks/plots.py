@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.contender import FLOOR
-from benchmarks.results import Measured, Results, quartiles
+from benchmarks.results import Measured, Results, spread
 from conformance.output import replacing
 
 
@@ -42,12 +42,12 @@ def write_plots(results: Results, directory: Path) -> list[Path]:
 def _draw_panel(axes: Axes, lines: Sequence[Measured], names: Sequence[str]) -> None:
     """A line for each contender; points alone where it was not measured at every size."""
     for number, name in enumerate(names):
-        points = [(m.workload.elements, *quartiles(m.times.seconds[name])) for m in lines if name in m.times.seconds]
+        points = [(m.workload.elements, *spread(m.times.seconds[name])) for m in lines if name in m.times.seconds]
         if points:
-            elements, lower, median, upper = zip(*points, strict=True)
+            elements, median, lower, upper = zip(*points, strict=True)
             bars = [[b - a for a, b in zip(*ends, strict=True)] for ends in ((lower, median), (median, upper))]
             style: Any = {"color": "grey", "ls": "--"} if name == FLOOR else {"color": f"C{number}", "marker": "o"}
             if len(points) < len(lines):
                 style["ls"] = "none"
             axes.errorbar(elements, median, bars, label=name, markersize=4, **style)
-    axes.set(xscale="log", yscale="log", xlabel="elements", ylabel="seconds per call", title=lines[0].workload.mode)
+    axes.set(xscale="log", yscale="log", xlabel="elements", ylabel="seconds per call", title=lines[0].workload.what)

@@ -1,44 +1,36 @@
 """Results of a run, as data and as JSON."""
 
 import json
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from benchmarks.contender import FLOOR, OURS
 from benchmarks.timing import Times
 from benchmarks.workload import Workload
 
 
-class Ratio(NamedTuple):
-    """Median and quartiles of the ratios of the rounds."""
+class Spread(NamedTuple):
+    """Median and quartiles."""
 
     median: float
     lower: float
     upper: float
 
     def __str__(self) -> str:
-        return f"{number(self.median)} ({number(self.lower)} to {number(self.upper)})"
+        return f"{self.median:.3g} ({self.lower:.3g} to {self.upper:.3g})"
 
 
-def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
+def spread(values: Sequence[float]) -> Spread:
+    """Median and quartiles of some values."""
+    return Spread(*np.quantile(values, (0.5, 0.25, 0.75)).tolist())
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
     """Ratio of ours to theirs, taken round by round."""
-    lower, median, upper = quartiles([a / b for a, b in zip(ours, theirs, strict=True)])
-    return Ratio(median, lower, upper)
-
-
-def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """Lower quartile, median and upper quartile."""
-    lower, median, upper = statistics.quantiles(values, method="inclusive") if len(values) > 1 else [*values] * 3
-    return lower, median, upper
-
-
-def number(value: float) -> str:
-    """Number with three significant digits, without an exponent."""
-    if value >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.3g}"
+    return spread([a / b for a, b in zip(ours, theirs, strict=True)])
 
 
 @dataclass(frozen=True)
@@ -59,23 +51,20 @@ class Measured:
         """Peers that ran."""
         return [name for name in self.times.seconds if not name.startswith((OURS, FLOOR))]
 
-    def ratio(self, ours: str, theirs: str) -> Ratio | None:
+    def ratio(self, ours: str, theirs: str) -> Spread | None:
         """Our time divided by theirs; None where one of them did not run."""
         seconds = self.times.seconds
         return ratio(seconds[ours], seconds[theirs]) if ours in seconds and theirs in seconds else None
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A figure of ours beside one of a peer's, measured in processes of their own."""
+class Figures:
+    """Figures of ours and of others that were measured in processes of their own."""
 
-    name: str
-    against: str
+    what: str
     unit: str
-    ours: Sequence[float] = ()
-    """One figure for each repetition."""
-    theirs: Sequence[float] = ()
-    not_run: str | None = None
+    figures: Mapping[str, Sequence[float]]
+    """By name, ours first: one figure for each repetition."""
 
 
 @dataclass
@@ -87,8 +76,7 @@ class Results:
     threads: dict[str, str] = field(default_factory=dict)
     not_run: dict[str, str] = field(default_factory=dict)
     measured: list[Measured] = field(default_factory=list)
-    memory: list[Entry] = field(default_factory=list)
-    imports: list[Entry] = field(default_factory=list)
+    processes: list[Figures] = field(default_factory=list)
 
     def to_json(self) -> str:
         """All fields, and the ratios of each measurement."""

@@ -1,45 +1,22 @@
 """A run: everything that was asked for, within a budget of time."""
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 from benchmarks import machine
-from benchmarks.contender import Group, Unavailable, reason
+from benchmarks.contender import Group, NotRunError, reason
 from benchmarks.groups import GROUPS, load
-from benchmarks.processes import Say, measure_imports, measure_memory
+from benchmarks.processes import measure_imports, measure_memory, say
 from benchmarks.results import Measured, Results
 from benchmarks.timing import Rounds, measure
 from benchmarks.workload import Shape, Workload, grid, quick_grid
 
-NAMES = (*GROUPS, "memory", "import")
+PROCESSES = {"import": measure_imports, "memory": measure_memory}
+NAMES = (*GROUPS, *PROCESSES)
 """Everything that can be chosen."""
 AT_MOST = 1.2
 """Time of a run, in units of its budget, after which the rest is not run."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a run measures, and how long it takes."""
-
-    quick: bool = False
-    chosen: tuple[str, ...] = ()
-    """Groups and other measurements by name; all if empty."""
-    sizes: tuple[Shape, ...] = ()
-    rounds: int | None = None
-    """Rounds of each measurement; as many as fit into the time if None."""
-    seconds: float = 440.0
-
-    def wants(self, name: str) -> bool:
-        """Whether a group or another measurement is to be measured."""
-        return name in (self.chosen or NAMES)
-
-    def workloads(self) -> list[Workload]:
-        """What each group computes."""
-        chosen = quick_grid if self.quick else grid
-        return list(chosen(self.sizes) if self.sizes else chosen())
-
 
 Step = tuple[Group, Workload]
 
@@ -59,10 +36,6 @@ class Budget:
         self.needs: dict[str, tuple[float, float]] = {}
         """By group, seconds to prepare, and those of the least rounds for each element."""
 
-    def over(self) -> bool:
-        """Whether the rest is not run."""
-        return self.clock() > self.most
-
     def more(self, number: int, started: float, least_rounds: float) -> float:
         """Seconds of further rounds of a step, given when it started and the seconds of its least rounds."""
         now, (group, workload) = self.clock(), self.steps[number]
@@ -77,28 +50,38 @@ class Budget:
         return max(0.0, self.end - now - reserved) * weights[0] / sum(weights)
 
 
-def run(options: Options, say: Say) -> Results:
+def run(
+    quick: bool, chosen: Collection[str], sizes: Sequence[Shape], rounds: int | None = None, seconds: float = 440.0
+) -> Results:
     """Measure: first what takes processes of its own, and then the groups, the usual workloads before the others."""
-    results = Results(machine.describe(), asdict(options))
-    started = time.monotonic()
-    groups = _usable_groups(options, results)
-    if options.wants("import"):
-        results.imports += measure_imports(7 if options.quick else 21, say)
-    if "memory" in options.chosen or (options.wants("memory") and not options.quick):
-        results.memory += measure_memory(say)
-    workloads = options.workloads()
+    options = {"quick": quick, "chosen": chosen, "sizes": sizes, "rounds": rounds, "seconds": seconds}
+    results, started = Results(machine.describe(), options), time.monotonic()
+    for name in [name for name in PROCESSES if name in chosen and not (quick and chosen == NAMES)]:
+        try:
+            results.processes += PROCESSES[name]()
+        except (OSError, NotRunError) as error:
+            results.not_run[name] = reason(error)
+    groups = []
+    for name in [name for name in GROUPS if name in chosen]:
+        try:
+            groups.append(load(name))
+            results.threads[name] = groups[-1].threads
+        except (ImportError, NotRunError) as error:
+            results.not_run[name] = reason(error)
+    choose = quick_grid if quick else grid
+    workloads = list(choose(sizes) if sizes else choose())
     ordered = sorted(workloads, key=lambda w: (not w.usual, -w.elements))
     steps = [(group, workload) for workload in ordered for group in groups if group.takes(workload)]
-    budget = Budget(steps, max(1.0, options.seconds - (time.monotonic() - started)))
+    budget = Budget(steps, seconds - (time.monotonic() - started))
     for number, (group, workload) in enumerate(steps):
-        if budget.over():
+        if budget.clock() > budget.most:
             results.not_run[f"{group.name}, {workload}"] = "the time was up"
             continue
         say(f"{number + 1} of {len(steps)}: {group.name}, {workload}")
-        least, most = (options.rounds,) * 2 if options.rounds else (3 if options.quick else 5, 51)
-        rounds = Rounds(least, most, partial(budget.more, number, budget.clock()))
-        results.measured.append(measure_workload(group, workload, rounds, compiled=not options.quick))
-    results.measured.sort(key=lambda measured: workloads.index(measured.workload))
+        least, most = (rounds, rounds) if rounds else (3 if quick else 5, 51)
+        plan = Rounds(least, most, partial(budget.more, number, budget.clock()))
+        results.measured.append(measure_workload(group, workload, plan, compiled=not quick))
+    results.measured.sort(key=lambda m: (not m.workload.usual, m.workload.elements))
     return results
 
 
@@ -107,15 +90,3 @@ def measure_workload(group: Group, workload: Workload, rounds: Rounds, *, compil
     with group.context(workload):
         contenders = [c for c in group.contenders(workload) if compiled or not c.name.endswith("compiled")]
         return Measured(group.name, workload, measure(contenders, rounds, group.value))
-
-
-def _usable_groups(options: Options, results: Results) -> list[Group]:
-    usable = []
-    for name in filter(options.wants, GROUPS):
-        try:
-            usable.append(load(name))
-        except (ImportError, Unavailable) as error:
-            results.not_run[name] = reason(error)
-        else:
-            results.threads[name] = usable[-1].threads
-    return usable

@@ -30,9 +30,9 @@ class Workload:
         return prod(self.shape)
 
     @property
-    def mode(self) -> str:
-        """``"forward"`` or ``"forward and backward"``."""
-        return "forward and backward" if self.gradient else "forward"
+    def options(self) -> dict[str, Any]:
+        """Arguments of our function and of PyTorch's."""
+        return {"reduction": self.reduction, "log_target": self.log_target}
 
     @property
     def usual(self) -> bool:
@@ -45,46 +45,35 @@ class Workload:
         return self.gradient or self.reduction == "none"
 
     @property
-    def size(self) -> str:
-        """The shape as the command line takes it."""
-        return "x".join(map(str, self.shape))
-
-    @property
     def what(self) -> str:
         """Mode and options."""
         options = ["log_target"] * self.log_target + [self.reduction] * (self.reduction != "batchmean")
-        return ", ".join([self.mode, *options])
+        return ", ".join(["forward and backward" if self.gradient else "forward", *options])
 
     def __str__(self) -> str:
-        return f"{self.size}, {self.dtype}, {self.what}"
+        return f"{self.shape}, {self.dtype}, {self.what}"
 
 
 def grid(sizes: Sequence[Shape] = SIZES) -> Iterator[Workload]:
-    """Workloads of a full run, from small to large.
-
-    The full product would take hours: float32 goes to all sizes and both modes, everything else to some.
-    """
-    some = {sizes[0], sizes[len(sizes) // 2], sizes[-1]}
-    below_largest = max(0, len(sizes) - 2)  # where bandwidth counts as much as at the largest size, in less time
-    for number, shape in enumerate(sizes):
+    """Workloads of a full run. The full product would take hours: the usual ones have all sizes, the others some."""
+    for shape in sizes:
         yield Workload(shape)
         yield Workload(shape, gradient=True)
-        if shape in some:
-            yield Workload(shape, log_target=True)
-            yield Workload(shape, reduction="none")
-            if number < len(sizes) - 1 or number == 0:
-                yield Workload(shape, log_target=True, gradient=True)
-        if number in (0, below_largest, len(sizes) - 1):
-            yield Workload(shape, "float64")
-        if number in (0, below_largest):
-            yield Workload(shape, "float64", gradient=True)
-            for dtype in ("float16", "bfloat16"):
-                yield Workload(shape, dtype)
-                yield Workload(shape, dtype, gradient=True)
+    some = [*dict.fromkeys((*sizes[:1], *sizes[-2:-1]))]  # the second largest shows bandwidth, too, in less time
+    for shape in some:
+        for gradient in (False, True):
+            yield Workload(shape, log_target=True, gradient=gradient)
+            for dtype in ("float64", "float16", "bfloat16"):
+                yield Workload(shape, dtype, gradient=gradient)
+    for shape in dict.fromkeys((*some, sizes[-1])):
+        yield Workload(shape, reduction="none")
+    if sizes[-1] not in some:
+        yield Workload(sizes[-1], log_target=True)
+        yield Workload(sizes[-1], "float64")
 
 
 def quick_grid(sizes: Sequence[Shape] = (SMALLEST, SIZES[2], LARGEST)) -> Iterator[Workload]:
-    """Workloads of a quick run: float32, ``"batchmean"``, probabilities as target; no gradient at the largest size."""
+    """Workloads of a quick run: the usual ones, without the gradient at the largest size."""
     for shape in sizes:
         yield Workload(shape)
         if shape != LARGEST:
@@ -95,14 +84,9 @@ def quick_grid(sizes: Sequence[Shape] = (SMALLEST, SIZES[2], LARGEST)) -> Iterat
 def arrays(shape: Shape, dtype: str) -> tuple[Any, Any, Any]:
     """Log-probabilities, probabilities and their logarithms; bfloat16, which NumPy lacks, as float32."""
     rng = np.random.default_rng(0)
+    logits = (rng.standard_normal(shape, np.float32) for _ in range(2))
+    x, log_y = (a - np.log(np.exp(a).sum(axis=-1, keepdims=True)) for a in logits)
     held = np.dtype("float32" if dtype == "bfloat16" else dtype)
-
-    def log_probabilities() -> Any:
-        logits = rng.standard_normal(shape, np.float32)
-        logits -= np.log(np.exp(logits).sum(axis=-1, keepdims=True))
-        return logits
-
-    x, log_y = log_probabilities(), log_probabilities()
     return x.astype(held, copy=False), np.exp(log_y).astype(held, copy=False), log_y.astype(held, copy=False)
 
 

@@ -13,9 +13,8 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks import machine
-from benchmarks.accuracy.measure import Results, Subject, measure
+from benchmarks.accuracy.measure import Subject, measure
 from benchmarks.accuracy.report import draw_plot, print_table, to_json
-from benchmarks.processes import say
 from conformance.output import check_outputs, command, figure_file, write_text
 
 DRAWS = {10**3: 30, 10**4: 30, 10**5: 20, 10**6: 8, 10**7: 3}
@@ -44,14 +43,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.add_argument(name, type=path_type, default=Path(path), metavar="PATH", help=f"default: {path}")
     options = parser.parse_args(arguments)
     check_outputs(parser, [options.json, options.plot])  # now, and not after minutes of work
-    results = Results(QUICK_DRAWS if options.quick else DRAWS)
-    measure(results, QUICK_SUBJECTS if options.quick else SUBJECTS, say)
+    results = measure(*((QUICK_DRAWS, QUICK_SUBJECTS) if options.quick else (DRAWS, SUBJECTS)))
     described = machine.describe()
     console = Console(width=None if sys.stdout.isatty() else 140)
     print_table(results, console)
     write_text(options.json, to_json(results, described))
     draw_plot(results, options.plot)
-    console.print(f"{machine.line(described)}\n{options.json} and {options.plot}", highlight=False)
+    console.print(", ".join(f"{name} {value}" for name, value in described.items()), highlight=False)
+    console.print(f"written: {options.json}, {options.plot}", highlight=False, markup=False, soft_wrap=True)
     return 0
 
 

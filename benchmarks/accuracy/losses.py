@@ -1,7 +1,6 @@
 """The implementations whose accuracy is measured: each takes two NumPy arrays, and gives the ``"batchmean"`` loss."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -44,16 +43,17 @@ def implementations() -> list[Implementation]:
 
 
 def _ours(log_target: bool) -> Callable[[Any, Any], Any]:
-    return lambda x, y: kl_div(x, y, "batchmean", log_target)
+    return partial(kl_div, reduction="batchmean", log_target=log_target)
 
 
 def _numpy(_dtype: str, log_target: bool, name: str) -> Loss:
-    rel_entr = import_module("scipy.special").rel_entr if name == "scipy" else None
-    function = {
-        OURS: _ours(log_target),
-        "by hand": lambda x, y: (np.exp(y) * (y - x) if log_target else y * (np.log(y) - x)).sum() / len(x),
-        "scipy": lambda x, y: rel_entr(np.exp(y) if log_target else y, np.exp(x)).sum() / len(x),
-    }[name]
+    def by_hand(x: Any, y: Any) -> Any:
+        return (np.exp(y) * (y - x) if log_target else y * (np.log(y) - x)).sum() / len(x)
+
+    def scipy(x: Any, y: Any) -> Any:
+        return import_module("scipy.special").rel_entr(np.exp(y) if log_target else y, np.exp(x)).sum() / len(x)
+
+    function = {OURS: _ours(log_target), "by hand": by_hand, "scipy": scipy}[name]
 
     def loss(x: Any, y: Any) -> float:
         with np.errstate(all="ignore"):
@@ -70,13 +70,7 @@ def _torch(dtype: str, log_target: bool, name: str, *, compiled: bool = False) -
     if compiled:
         torch.compiler.config.recompile_limit = 64  # by default a function is compiled for eight kinds of tensors
         function = torch.compile(function, fullgraph=True)
-
-    def loss(x: Any, y: Any) -> float:
-        a, b = (torch.from_numpy(values).to(getattr(torch, dtype)) for values in (x, y))
-        with torch.no_grad():
-            return float(function(a, b))
-
-    return loss
+    return lambda x, y: float(function(*(torch.from_numpy(a).to(getattr(torch, dtype)) for a in (x, y))))
 
 
 def _jax(dtype: str, log_target: bool, name: str) -> Loss:
@@ -90,17 +84,12 @@ def _jax(dtype: str, log_target: bool, name: str) -> Loss:
     function = jax.jit(_ours(log_target) if name == OURS else optax)
 
     def loss(x: Any, y: Any) -> float:
-        with jax.enable_x64(True) if dtype == "float64" else nullcontext():
-            return float(function(*(jax.numpy.asarray(values, dtype) for values in (x, y))))
+        with jax.enable_x64(dtype == "float64"):
+            return float(function(*(jax.numpy.asarray(a, dtype) for a in (x, y))))
 
     return loss
 
 
 def _mlx(dtype: str, log_target: bool) -> Loss:
-    mx = import_module("mlx.core")
-
-    def loss(x: Any, y: Any) -> float:
-        a, b = (mx.array(values).astype(getattr(mx, dtype)) for values in (x, y))
-        return float(_ours(log_target)(a, b).item())
-
-    return loss
+    mx, function = import_module("mlx.core"), _ours(log_target)
+    return lambda x, y: float(function(*(mx.array(a).astype(getattr(mx, dtype)) for a in (x, y))).item())

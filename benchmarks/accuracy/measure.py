@@ -1,15 +1,16 @@
-"""Errors of all implementations, draw by draw, and what is said of them."""
+"""Errors of all implementations, draw by draw."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.accuracy.inputs import Array, distributions, exact_loss, rounded
+from benchmarks.accuracy.inputs import distributions, exact_loss, rounded
 from benchmarks.accuracy.losses import OURS, PYTORCH, Loss, implementations
 from benchmarks.contender import reason
+from benchmarks.processes import say
 
 
 class Subject(NamedTuple):
@@ -66,37 +67,35 @@ class Row:
 
 @dataclass
 class Results:
-    """All losses, and what could not be measured."""
+    """A row for each implementation in each setting, and what did not run, with the reason."""
 
     draws: Mapping[int, int]
     """Number of pairs of distributions of each size."""
-    losses: dict[Setting, dict[str, list[float]]] = field(default_factory=dict)
-    """By implementation, one for each draw."""
-    exact: dict[Setting, list[float]] = field(default_factory=dict)
-    not_run: dict[tuple[str, str], str] = field(default_factory=dict)
-    """Reasons, by implementation and subject."""
-
-    def rows(self) -> list[Row]:
-        """A row for each implementation in each setting."""
-        return [
-            Row(setting, name, losses, self.exact[setting], by_name.get(PYTORCH, []))
-            for setting, by_name in self.losses.items()
-            for name, losses in by_name.items()
-        ]
+    rows: list[Row] = field(default_factory=list)
+    not_run: dict[str, str] = field(default_factory=dict)
 
 
-def measure(results: Results, subjects: Mapping[Subject, int], say: Callable[[str], None]) -> None:
-    """Fill in the losses of every subject, each up to its largest size."""
+def measure(draws: Mapping[int, int], subjects: Mapping[Subject, int]) -> Results:
+    """Rows of every subject, each up to its largest size. An implementation that fails is measured no more."""
+    results = Results(draws)
     prepared = {subject: _prepared(subject, results) for subject in subjects}
-    for elements, draws in results.draws.items():
-        for seed in range(draws):
-            say(f"{elements:,} elements, draw {seed + 1} of {draws}")
-            for difference, log_x, log_y in distributions(elements, seed):
-                for subject, losses in prepared.items():
-                    if elements <= subjects[subject]:
-                        x = rounded(log_x, subject.dtype)
-                        y = rounded(log_y if subject.log_target else np.exp(log_y), subject.dtype)
-                        _measure_draw(Setting(subject, elements, difference), losses, x, y, results)
+    found: dict[Setting, tuple[list[float], dict[str, list[float]]]] = {}
+    for elements, seed in ((elements, seed) for elements, number in draws.items() for seed in range(number)):
+        say(f"{elements:,} elements, draw {seed + 1} of {draws[elements]}")
+        for difference, log_x, log_y in distributions(elements, seed):
+            for subject in (subject for subject, largest in subjects.items() if elements <= largest):
+                x, y = (rounded(a, subject.dtype) for a in (log_x, log_y if subject.log_target else np.exp(log_y)))
+                exact, losses = found.setdefault(Setting(subject, elements, difference), ([], {}))
+                exact.append(exact_loss(x, y, log_target=subject.log_target))
+                for name, loss in list(prepared[subject].items()):
+                    try:
+                        losses.setdefault(name, []).append(loss(x, y))
+                    except Exception as error:
+                        del prepared[subject][name], losses[name]
+                        results.not_run[f"{name}, {subject}, from {elements:,} elements on"] = reason(error)
+    for setting, (exact, losses) in found.items():
+        results.rows += [Row(setting, name, values, exact, losses.get(PYTORCH, [])) for name, values in losses.items()]
+    return results
 
 
 def _prepared(subject: Subject, results: Results) -> dict[str, Loss]:
@@ -108,20 +107,8 @@ def _prepared(subject: Subject, results: Results) -> dict[str, Loss]:
                 raise TypeError(f"no {subject.dtype}")
             losses[name] = prepare(*subject)
         except Exception as error:
-            results.not_run[name, str(subject)] = reason(error)
+            results.not_run[f"{name}, {subject}"] = reason(error)
     return losses
-
-
-def _measure_draw(setting: Setting, losses: dict[str, Loss], x: Array, y: Array, results: Results) -> None:
-    """Note the loss by each implementation. One that fails is measured no more."""
-    results.exact.setdefault(setting, []).append(exact_loss(x, y, log_target=setting.subject.log_target))
-    noted = results.losses.setdefault(setting, {})
-    for name, loss in list(losses.items()):
-        try:
-            noted.setdefault(name, []).append(loss(x, y))
-        except Exception as error:
-            del losses[name], noted[name]
-            results.not_run[name, f"{setting.subject}, from {setting.elements:,} elements on"] = reason(error)
 
 
 def _rms(losses: Sequence[float], exact: Sequence[float]) -> float:
@@ -132,6 +119,4 @@ def _rms(losses: Sequence[float], exact: Sequence[float]) -> float:
 
 def _share(error: float, of: float) -> float:
     """``error / of``; no error is none of anything, and any error of nothing is infinite."""
-    if error == 0:
-        return 0.0
-    return error / of if of else error * math.inf
+    return 0.0 if error == 0 else error / of if of else error * math.inf

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -27,15 +26,20 @@ independently, the ratio is above 2 in 14 % of settings with 3 draws, in 3 % wit
 
 
 def print_table(results: Results, console: Console) -> None:
-    """A table for each subject, what did not run, and the rows of ours that are worse than twice PyTorch's."""
+    """A table for each kind and size of inputs, what did not run, and the verdict."""
     console.print(EXPLANATION, highlight=False, soft_wrap=True)
-    rows = results.rows()
-    for subject in dict.fromkeys(row.setting.subject for row in rows):
-        console.print(_table(str(subject), [row for row in rows if row.setting.subject == subject], results.draws))
-    for (name, subject), reason in results.not_run.items():
-        console.print(Text(f"not run: {name}, {subject}: {reason}"), soft_wrap=True)
-    for line in verdict(rows):
-        console.print(Text(line), soft_wrap=True)
+    tables: dict[str, dict[str, dict[str, Row]]] = {}
+    for row in results.rows:
+        subject, elements, difference = row.setting
+        title = f"{subject}, {elements:,} elements, {results.draws[elements]} draws"
+        tables.setdefault(title, {}).setdefault(row.implementation, {})[difference] = row
+    for title, lines in tables.items():
+        table = Table("implementation", *DIFFERENCES, title=Text(title), title_justify="left", box=None)
+        for implementation, cells in lines.items():
+            table.add_row(implementation, *(_cell(cells[d]) if d in cells else "" for d in DIFFERENCES))
+        console.print(table)
+    for line in (*(f"not run: {what}: {reason}" for what, reason in results.not_run.items()), *verdict(results.rows)):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def verdict(rows: Sequence[Row]) -> Iterator[str]:
@@ -54,8 +58,6 @@ def to_json(results: Results, machine: Mapping[str, Any]) -> str:
     """Everything, the loss of each draw included; numbers that are not finite are texts."""
     contents = {
         "machine": machine,
-        "statistic": EXPLANATION,
-        "reference": PYTORCH,
         "draws": results.draws,
         "rows": [
             {
@@ -65,51 +67,33 @@ def to_json(results: Results, machine: Mapping[str, Any]) -> str:
                 "difference": row.setting.difference,
                 "error": _number(row.error),
                 "ratio": _number(row.ratio),
-                "losses": [_number(loss) for loss in row.losses],
+                "losses": [*map(_number, row.losses)],
                 "exact": row.exact,
             }
-            for row in results.rows()
+            for row in results.rows
         ],
-        "not_run": [[*key, reason] for key, reason in results.not_run.items()],
-        "verdict": list(verdict(results.rows())),
+        "not_run": results.not_run,
+        "verdict": list(verdict(results.rows)),
     }
     return json.dumps(contents, indent=1, allow_nan=False)
 
 
 def draw_plot(results: Results, path: Path) -> None:
     """Write error against difference, a panel for each subject, at its largest size, to ``path``."""
-    largest = {row.setting.subject: row.setting.elements for row in results.rows()}
-    names = list(dict.fromkeys(row.implementation for row in results.rows()))
+    largest = {row.setting.subject: row.setting.elements for row in results.rows}
+    errors = {(row.implementation, *row.setting): row.error for row in results.rows}
+    names = dict.fromkeys(row.implementation for row in results.rows)
     figure = Figure(figsize=(3.4 * len(largest) + 1, 4.5), layout="constrained")
     panels = figure.subplots(1, len(largest), squeeze=False)[0]
     for axes, (subject, elements) in zip(panels, largest.items(), strict=True):
         for number, name in enumerate(names):
-            rows = {row.setting: row.error for row in results.rows() if row.implementation == name}
-            errors = [rows.get((subject, elements, difference), math.nan) for difference in DIFFERENCES]  # type: ignore[call-overload]
-            axes.plot(DIFFERENCES, errors, "k-" if name == PYTORCH else f"C{number}--", marker="o", label=name, ms=3)
+            values = [errors.get((name, subject, elements, difference), math.nan) for difference in DIFFERENCES]
+            axes.plot(DIFFERENCES, values, "k-" if name == PYTORCH else f"C{number}--", marker="o", label=name, ms=3)
         axes.set(title=f"{subject}, {elements:,} elements", yscale="log", xlabel="difference")
     panels[0].set_ylabel("relative error")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     with replacing(path) as file:
         figure.savefig(file, format=path.suffix[1:])
-
-
-def _table(title: str, rows: Sequence[Row], draws: Mapping[int, int]) -> Table:
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("implementation", no_wrap=True)
-    for difference in DIFFERENCES:
-        table.add_column(difference, justify="right", no_wrap=True)
-    lines: dict[tuple[int, str], dict[str, Row]] = {}
-    for row in rows:
-        lines.setdefault((row.setting.elements, row.implementation), {})[row.setting.difference] = row
-    last = 0
-    for (elements, implementation), cells in lines.items():
-        if elements != last:
-            table.add_section()
-            table.add_row(Text(f"{elements:,} elements, {draws[elements]} draws", "bold"))
-            last = elements
-        table.add_row(implementation, *(_cell(cells[d]) if d in cells else "" for d in DIFFERENCES))
-    return table
 
 
 def _cell(row: Row) -> Text:

@@ -19,15 +19,7 @@ GROUPS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def load(name: str) -> Group:
-    """Group of this name.
-
-    Raises
-    ------
-    ImportError
-        If its library is not installed.
-    Unavailable
-        If there is no such device.
-    """
+    """Group of this name. Raises ``ImportError`` without its library, and ``NotRunError`` without its device."""
     path, options = GROUPS[name]
     module, _, class_name = path.partition(".")
     group: Group = getattr(import_module(f"benchmarks.groups.{module}"), class_name)(name, **options)

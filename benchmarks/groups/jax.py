@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.contender import OURS, Call, Contender, Function, Group, Unavailable
+from benchmarks.contender import OURS, Call, Contender, Function, Group, NotRunError
 from benchmarks.formula import by_hand, plain
 from benchmarks.machine import usable_cpus
 from benchmarks.workload import Workload, operands
@@ -27,35 +27,30 @@ class JAX(Group):
         try:
             self.device = jax.devices(device)[0]
         except RuntimeError:
-            raise Unavailable("no CUDA device") from None
+            raise NotRunError("no CUDA device") from None
         self.cuda = device == "cuda"
-        self.jitted = jitted
+        self.name, self.jitted = name, jitted
         # XLA does not tell its threads: one for each CPU that the process may use.
-        super().__init__(name, self.device.device_kind if self.cuda else f"up to {usable_cpus()} threads")
+        self.threads = self.device.device_kind if self.cuda else f"up to {usable_cpus()} threads"
 
     def takes(self, workload: Workload) -> bool:
-        """Eager gradients at small sizes alone."""
         return self.jitted or not workload.gradient or workload.elements <= MOST_EAGER_WITH_GRADIENT
 
     @contextmanager
     def context(self, workload: Workload) -> Iterator[None]:
-        """Without ``enable_x64`` float64 becomes float32."""
         with ExitStack() as stack:
+            # Without it float64 becomes float32.
             stack.enter_context(jax.enable_x64(workload.dtype == "float64"))
             if self.device.platform != jax.default_backend():
                 stack.enter_context(jax.default_device(self.device))
             yield
 
     def place(self, workload: Workload) -> tuple[Any, Any]:
-        """Always a copy."""
         arrays = (jnp.asarray(a, dtype=workload.dtype, copy=True) for a in operands(workload))
         x, y = (jax.device_put(a, self.device).block_until_ready() for a in arrays)
         return x, y
 
     def losses(self, workload: Workload, x: Any, y: Any) -> Iterator[Contender]:
-        """Optax, which has the sum over each row alone, and the formula by hand."""
-        options: Any = {"reduction": workload.reduction, "log_target": workload.log_target}
-
         def prepare(loss: Function) -> Call:
             function = jax.value_and_grad(loss) if workload.gradient else loss
             return waiting(jax.jit(function) if self.jitted else function, x, y)
@@ -66,15 +61,14 @@ class JAX(Group):
             rows = losses.kl_divergence_with_log_targets if workload.log_target else losses.kl_divergence
             return prepare(lambda x, y: rows(x, y).mean())
 
-        yield Contender(OURS, partial(prepare, lambda x, y: kl_div(x, y, **options)))
+        yield Contender(OURS, partial(prepare, partial(kl_div, **workload.options)))
         if not self.jitted:
             yield Contender(f"{OURS} plain", partial(prepare, plain(workload)))
-        if workload.reduction == "batchmean":
+        if workload.reduction == "batchmean":  # the sum over each row is all that Optax offers
             yield Contender("optax.losses.kl_divergence", optax)
         yield Contender("jax.numpy formula", partial(prepare, by_hand(workload, jnp)))
 
     def floor(self, workload: Workload, x: Any, y: Any) -> Iterator[Call]:
-        """On CUDA a copy of one array, which moves as many bytes as reading both."""
         if self.cuda:
             yield waiting(jnp.copy, x)
         else:
@@ -87,7 +81,6 @@ class JAX(Group):
             yield waiting(jax.jit(lambda: jnp.zeros(x.shape, x.dtype)))
 
     def value(self, result: Any) -> float:
-        """Of a loss, or of a loss and its gradient."""
         loss = result[0] if isinstance(result, tuple) else result
         return float(loss.astype("float32").sum())
 

@@ -1,13 +1,14 @@
 """NumPy, and CuPy, which has the same functions."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from benchmarks.contender import OURS, TORCH, Call, Contender, Group, Unavailable
+from benchmarks.contender import OURS, TORCH, Call, Contender, Function, Group, NotRunError
 from benchmarks.formula import by_hand, gradient_by_hand, plain
 from benchmarks.workload import Workload, operands
 from kldiv_xp import kl_div, kl_div_value_and_grad
@@ -24,64 +25,65 @@ class NumPy(Group):
         self.xp = import_module(library)
         self.cuda = library == "cupy"
         if self.cuda and not self.xp.is_available():
-            raise Unavailable("no CUDA device")
-        super().__init__(name, "the first CUDA device" if self.cuda else f"1 thread, ours in {threads()}")
+            raise NotRunError("no CUDA device")
+        self.name = name
+        self.threads = "the first CUDA device" if self.cuda else f"1 thread, ours in {threads()}"
 
     def takes(self, workload: Workload) -> bool:
-        """NumPy has no bfloat16."""
         return workload.dtype != "bfloat16"
 
     def context(self, workload: Workload) -> AbstractContextManager[object]:
-        """The formulas warn of a zero target, which users silence."""
-        return np.errstate(all="ignore")
+        return np.errstate(all="ignore")  # the formulas warn of a zero target, which users silence
 
     def place(self, workload: Workload) -> tuple[Any, Any]:
-        """Without a copy on NumPy."""
         x, y = operands(workload)
         return self.xp.asarray(x), self.xp.asarray(y)
 
     def losses(self, workload: Workload, x: Any, y: Any) -> Iterator[Contender]:
-        """PyTorch on the same memory, the formula by hand, and SciPy, which has no gradient."""
-        options: Any = {"reduction": workload.reduction, "log_target": workload.log_target}
-        formula = by_hand(workload, self.xp)
+        loss, gradient = by_hand(workload, self.xp), gradient_by_hand(workload, self.xp)
+
+        def prepare(function: Function) -> Callable[[], Call]:
+            return lambda: self._waiting(lambda: function(x, y))
+
+        def torch() -> Call:
+            from benchmarks.groups.torch import prepared, torch
+
+            share = torch.from_dlpack if self.cuda else torch.from_numpy
+            theirs = partial(torch.nn.functional.kl_div, **workload.options)
+            return prepared(theirs, workload, share(x), share(y))
 
         def scipy() -> Call:
             rel_entr = import_module("cupyx.scipy.special" if self.cuda else "scipy.special").rel_entr
 
-            def call() -> Any:
+            def relative_entropy(x: Any, y: Any) -> Any:
                 elements = rel_entr(self.xp.exp(y) if workload.log_target else y, self.xp.exp(x))
                 return elements if workload.reduction == "none" else elements.sum() / len(x)
 
-            return self._waiting(call)
+            return prepare(relative_entropy)()
 
-        if workload.gradient:
-            gradient = gradient_by_hand(workload, self.xp)
-            yield Contender(OURS, lambda: self._waiting(lambda: kl_div_value_and_grad(x, y, **options)))
-            yield Contender(TORCH, lambda: self._torch(workload, x, y))
-            yield Contender(f"{self.name} formula", lambda: self._waiting(lambda: (formula(x, y), gradient(x, y))))
-        else:
-            without_path = plain(workload)
-            yield Contender(OURS, lambda: self._waiting(lambda: kl_div(x, y, **options)))
-            yield Contender(f"{OURS} plain", lambda: self._waiting(lambda: without_path(x, y)))
-            yield Contender(TORCH, lambda: self._torch(workload, x, y))
-            yield Contender(f"{self.name} formula", lambda: self._waiting(lambda: formula(x, y)))
+        def formula(x: Any, y: Any) -> Any:
+            return (loss(x, y), gradient(x, y)) if workload.gradient else loss(x, y)
+
+        ours: Any = kl_div_value_and_grad if workload.gradient else kl_div
+        yield Contender(OURS, prepare(partial(ours, **workload.options)))
+        yield Contender(TORCH, torch)
+        yield Contender(f"{self.name} formula", prepare(formula))
+        if not workload.gradient:
+            yield Contender(f"{OURS} plain", prepare(plain(workload)))
             yield Contender("scipy.special.rel_entr", scipy)
 
     def floor(self, workload: Workload, x: Any, y: Any) -> Iterator[Call]:
-        """On CUDA a copy of one array, which moves as many bytes as reading both."""
+        out = self.xp.empty_like(x)
         if self.cuda:
-            out = self.xp.empty_like(x)
             yield self._waiting(lambda: self.xp.copyto(out, x))
         else:
             yield over_buffer(np.exp if workload.log_target else np.log, y)
             bits = [a.view(f"i{a.itemsize}") for a in (x, y)]
             yield lambda: [np.bitwise_or.reduce(a, None) for a in bits]
         if workload.writes:
-            written = self.xp.empty_like(x)
-            yield self._waiting(lambda: written.fill(0))
+            yield self._waiting(lambda: out.fill(0))
 
     def value(self, result: Any) -> float:
-        """Of a loss, or of a loss and its gradient."""
         loss = result[0] if isinstance(result, tuple) else result
         return float(loss.sum().item())
 
@@ -91,12 +93,6 @@ class NumPy(Group):
             return call
         wait = self.xp.cuda.get_current_stream().synchronize
         return lambda: (call(), wait())[0]
-
-    def _torch(self, workload: Workload, x: Any, y: Any) -> Call:
-        from benchmarks.groups.torch import prepared, theirs, torch
-
-        share = torch.from_dlpack if self.cuda else torch.from_numpy
-        return prepared(theirs(workload), workload, share(x), share(y))
 
 
 def over_buffer(function: Any, y: Any) -> Call:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.contender import OURS, TORCH, Call, Contender, Function, Group, Unavailable
+from benchmarks.contender import OURS, TORCH, Call, Contender, Function, Group, NotRunError
 from benchmarks.formula import plain
 from benchmarks.workload import LARGEST, SMALLEST, Workload, operands
 from kldiv_xp import kl_div
@@ -24,23 +24,21 @@ class Torch(Group):
 
     def __init__(self, name: str, device: str = "cpu") -> None:
         if device == "cuda" and not torch.cuda.is_available():
-            raise Unavailable("no CUDA device")
-        self.device = device
-        super().__init__(
-            name, torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
-        )
+            raise NotRunError("no CUDA device")
+        self.name, self.device = name, device
+        self.threads = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
 
     def place(self, workload: Workload) -> tuple[Any, Any]:
-        """In the memory of the NumPy arrays where dtype and device allow it."""
         dtype = getattr(torch, workload.dtype)
         x, y = (torch.from_numpy(a).to(self.device, dtype=dtype) for a in operands(workload))
         return x, y
 
     def losses(self, workload: Workload, x: Any, y: Any) -> Iterator[Contender]:
-        """PyTorch's own; of the usual workload both inside ``torch.compile``, too."""
-        losses = {OURS: ours(workload), f"{OURS} plain": plain(workload), TORCH: theirs(workload)}
+        ours = partial(kl_div, **workload.options)
+        losses = {OURS: ours, f"{OURS} plain": plain(workload)}
         if workload.usual and workload.shape in (SMALLEST, LARGEST):
-            losses[f'{OURS} convention="torch"'] = ours(workload, convention="torch")
+            losses[f'{OURS} convention="torch"'] = partial(ours, convention="torch")
+        losses[TORCH] = partial(torch.nn.functional.kl_div, **workload.options)
         for name, loss in losses.items():
             yield Contender(name, partial(prepared, loss, workload, x, y))
         if workload.usual:
@@ -48,31 +46,17 @@ class Torch(Group):
                 yield Contender(f"{name} compiled", partial(prepared, losses[name], workload, x, y, compiled=True))
 
     def floor(self, workload: Workload, x: Any, y: Any) -> Iterator[Call]:
-        """On CUDA a copy of one array, which moves as many bytes as reading both."""
+        out = torch.empty_like(x)
         if self.device == "cuda":
-            out = torch.empty_like(x)
             yield waiting(lambda: out.copy_(x), x)
         else:
             yield over_buffer(torch.exp if workload.log_target else torch.log, y)
             yield lambda: (x.sum(), y.sum())
         if workload.writes:
-            yield waiting(torch.empty_like(x).zero_, x)
+            yield waiting(out.zero_, x)
 
     def value(self, result: Any) -> float:
-        """Without the graph of the gradient."""
         return float(result.detach().sum())
-
-
-def ours(workload: Workload, **options: Any) -> Function:
-    """Our loss of a workload."""
-    given: Any = {"reduction": workload.reduction, "log_target": workload.log_target, **options}
-    return lambda x, y: kl_div(x, y, **given)
-
-
-def theirs(workload: Workload) -> Function:
-    """PyTorch's own loss of a workload."""
-    reduction, log_target = workload.reduction, workload.log_target
-    return lambda x, y: torch.nn.functional.kl_div(x, y, reduction=reduction, log_target=log_target)
 
 
 def prepared(loss: Function, workload: Workload, x: Any, y: Any, *, compiled: bool = False) -> Call:
