@@ -21,7 +21,7 @@ class JAX(Backend):
     def owns(cls, kind: type) -> bool:
         """Whether arrays of this type are JAX's."""
         jax = sys.modules.get("jax")
-        return jax is not None and issubclass(kind, jax.Array)
+        return jax is not None and issubclass(kind, (jax.Array, jax.core.Tracer))
 
     def __init__(self, xp: Any) -> None:
         super().__init__(xp)
