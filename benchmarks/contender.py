@@ -68,6 +68,16 @@ class Group(ABC):
         """Loss that a contender returned, as a number; of ``"none"`` the sum."""
 
 
+def repeated(call: Call, times: int) -> Call:
+    """So many calls."""
+
+    def calls() -> None:
+        for _ in range(times):
+            call()
+
+    return calls
+
+
 def reason(error: Exception) -> str:
     """Why something did not run, in a line."""
     if isinstance(error, ModuleNotFoundError) and error.name:

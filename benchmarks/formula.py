@@ -9,19 +9,17 @@ from kldiv_xp.backends import find
 from kldiv_xp.backends._standard import Backend
 
 
-def by_hand(workload: Workload, xp: Any) -> Function:
-    """The formula in the documentation of ``torch.nn.KLDivLoss``, zero where the target is."""
+def by_hand(workload: Workload, xp: Any, *, gradient: bool = False) -> Function:
+    """The formula in the documentation of ``torch.nn.KLDivLoss``; with ``gradient`` its derivative, too."""
 
     def loss(x: Any, y: Any) -> Any:
         elements = xp.exp(y) * (y - x) if workload.log_target else xp.where(y > 0, y * (xp.log(y) - x), 0)
         return elements if workload.reduction == "none" else elements.sum() / len(x)
 
-    return loss
+    def derivative(y: Any) -> Any:
+        return (-xp.exp(y) if workload.log_target else xp.where(y > 0, -y, 0)) / len(y)
 
-
-def gradient_by_hand(workload: Workload, xp: Any) -> Function:
-    """Derivative of the ``"batchmean"`` loss by the input."""
-    return lambda x, y: (-xp.exp(y) if workload.log_target else xp.where(y > 0, -y, 0)) / len(x)
+    return (lambda x, y: (loss(x, y), derivative(y))) if gradient else loss
 
 
 def plain(workload: Workload) -> Function:

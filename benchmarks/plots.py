@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -44,10 +45,9 @@ def _draw_panel(axes: Axes, lines: Sequence[Measured], names: Sequence[str]) -> 
     for number, name in enumerate(names):
         points = [(m.workload.elements, *spread(m.times.seconds[name])) for m in lines if name in m.times.seconds]
         if points:
-            elements, median, lower, upper = zip(*points, strict=True)
-            bars = [[b - a for a, b in zip(*ends, strict=True)] for ends in ((lower, median), (median, upper))]
+            elements, median, lower, upper = np.transpose(points)
             style: Any = {"color": "grey", "ls": "--"} if name == FLOOR else {"color": f"C{number}", "marker": "o"}
             if len(points) < len(lines):
                 style["ls"] = "none"
-            axes.errorbar(elements, median, bars, label=name, markersize=4, **style)
+            axes.errorbar(elements, median, [median - lower, upper - median], label=name, markersize=4, **style)
     axes.set(xscale="log", yscale="log", xlabel="elements", ylabel="seconds per call", title=lines[0].workload.what)

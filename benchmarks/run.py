@@ -10,7 +10,7 @@ from benchmarks.groups import GROUPS, load
 from benchmarks.processes import measure_imports, measure_memory, say
 from benchmarks.results import Measured, Results
 from benchmarks.timing import Rounds, measure
-from benchmarks.workload import Shape, Workload, grid, quick_grid
+from benchmarks.workload import Shape, Workload, grid
 
 PROCESSES = {"import": measure_imports, "memory": measure_memory}
 NAMES = (*GROUPS, *PROCESSES)
@@ -68,9 +68,7 @@ def run(
             results.threads[name] = groups[-1].threads
         except (ImportError, NotRunError) as error:
             results.not_run[name] = reason(error)
-    choose = quick_grid if quick else grid
-    workloads = list(choose(sizes) if sizes else choose())
-    ordered = sorted(workloads, key=lambda w: (not w.usual, -w.elements))
+    ordered = sorted(grid(sizes, quick=quick), key=lambda w: (not w.usual, -w.elements))
     steps = [(group, workload) for workload in ordered for group in groups if group.takes(workload)]
     budget = Budget(steps, seconds - (time.monotonic() - started))
     for number, (group, workload) in enumerate(steps):

@@ -1,9 +1,11 @@
-"""Interleaved measurement: all contenders in each round, in an order in which everyone follows everyone else."""
+"""Interleaved measurement: all contenders in each round, in random order."""
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
+from random import Random
 from timeit import Timer
 from typing import Any
 
@@ -61,43 +63,21 @@ def measure(
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     loops = loops_for([_rough(call, clock) for call in calls.values()])
     started, end = clock(), 0.0
-    for done, order in enumerate(orders(list(calls))):
+    shuffled = Random(0)  # in a fixed order everyone would always follow the same one
+    for done in count():
         spent = clock() - started
         if done == rounds.least:
             end = spent + rounds.more(spent)
         if not calls or done >= rounds.most or (done >= rounds.least and spent * (done + 1) / done > end):
             break
-        for name in order:
+        for name in shuffled.sample(list(calls), len(calls)):
             seconds[name].append(timed(calls[name], loops, clock))
     return Times(loops, seconds, values, not_run)
-
-
-def orders(names: Sequence[str]) -> Iterator[list[str]]:
-    """Order of each round, without end: over ``2 n`` rounds, each of ``n`` follows every other equally often.
-
-    In a rotation everyone always follows the same one. This is the design of E. J. Williams, "Experimental designs
-    balanced for the estimation of residual effects of treatments" (1949), https://doi.org/10.1071/CH9490149, with
-    every second cycle backwards, which an odd number needs.
-    """
-    count = len(names)
-    zigzag = [(i + 1) // 2 if i % 2 else -i // 2 for i in range(count)]
-    while True:
-        for direction in (1, -1):
-            for shift in range(max(count, 1)):
-                yield [names[(place + shift) % count] for place in zigzag][::direction]
 
 
 def timed(call: Call, loops: int, clock: Clock) -> float:
     """Seconds per call of a loop, without garbage collection."""
     return Timer(call, timer=clock).timeit(loops) / loops
-
-
-def _rough(call: Call, clock: Clock) -> float:
-    """Seconds per call, of a loop that is just long enough for the clock."""
-    loops = 1
-    while (seconds := timed(call, loops, clock)) * loops < RESOLVED / 5 and loops < 1 << 16:
-        loops *= 4
-    return seconds
 
 
 def loops_for(seconds: Sequence[float]) -> int:
@@ -106,3 +86,11 @@ def loops_for(seconds: Sequence[float]) -> int:
         return 1
     wanted = math.ceil(RESOLVED / max(min(seconds), 1e-9))
     return max(1, min(wanted, math.floor(LONGEST_LOOP / max(*seconds, 1e-9))))
+
+
+def _rough(call: Call, clock: Clock) -> float:
+    """Seconds per call, of a loop that is just long enough for the clock."""
+    loops = 1
+    while (seconds := timed(call, loops, clock)) * loops < RESOLVED / 5 and loops < 1 << 16:
+        loops *= 4
+    return seconds

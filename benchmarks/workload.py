@@ -54,11 +54,18 @@ class Workload:
         return f"{self.shape}, {self.dtype}, {self.what}"
 
 
-def grid(sizes: Sequence[Shape] = SIZES) -> Iterator[Workload]:
-    """Workloads of a full run. The full product would take hours: the usual ones have all sizes, the others some."""
+def grid(sizes: Sequence[Shape] = (), *, quick: bool = False) -> Iterator[Workload]:
+    """Workloads of a run. The full product would take hours: the usual ones have all sizes, the others some.
+
+    A quick run has the usual ones alone, without the gradient at the largest size.
+    """
+    sizes = sizes or (SIZES[::2] if quick else SIZES)
     for shape in sizes:
         yield Workload(shape)
-        yield Workload(shape, gradient=True)
+        if not (quick and shape == LARGEST):
+            yield Workload(shape, gradient=True)
+    if quick:
+        return
     some = [*dict.fromkeys((*sizes[:1], *sizes[-2:-1]))]  # the second largest shows bandwidth, too, in less time
     for shape in some:
         for gradient in (False, True):
@@ -70,14 +77,6 @@ def grid(sizes: Sequence[Shape] = SIZES) -> Iterator[Workload]:
     if sizes[-1] not in some:
         yield Workload(sizes[-1], log_target=True)
         yield Workload(sizes[-1], "float64")
-
-
-def quick_grid(sizes: Sequence[Shape] = (SMALLEST, SIZES[2], LARGEST)) -> Iterator[Workload]:
-    """Workloads of a quick run: the usual ones, without the gradient at the largest size."""
-    for shape in sizes:
-        yield Workload(shape)
-        if shape != LARGEST:
-            yield Workload(shape, gradient=True)
 
 
 @lru_cache(maxsize=1)

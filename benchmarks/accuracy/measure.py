@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 
@@ -13,29 +12,14 @@ from benchmarks.contender import reason
 from benchmarks.processes import say
 
 
-class Subject(NamedTuple):
-    """Kind of inputs, whatever their size."""
-
-    dtype: str
-    log_target: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.dtype}, log_target" if self.log_target else self.dtype
-
-
-class Setting(NamedTuple):
-    """What the inputs are, except for the seed of the draw."""
-
-    subject: Subject
-    elements: int
-    difference: str
-
-
 @dataclass(frozen=True)
 class Row:
     """Losses by an implementation in a setting, one for each draw."""
 
-    setting: Setting
+    subject: str
+    """Dtype, and ``log_target`` after it if so."""
+    elements: int
+    difference: str
     implementation: str
     losses: Sequence[float]
     exact: Sequence[float]
@@ -75,18 +59,19 @@ class Results:
     not_run: dict[str, str] = field(default_factory=dict)
 
 
-def measure(draws: Mapping[int, int], subjects: Mapping[Subject, int]) -> Results:
+def measure(draws: Mapping[int, int], subjects: Mapping[str, int]) -> Results:
     """Rows of every subject, each up to its largest size. An implementation that fails is measured no more."""
     results = Results(draws)
     prepared = {subject: _prepared(subject, results) for subject in subjects}
-    found: dict[Setting, tuple[list[float], dict[str, list[float]]]] = {}
+    found: dict[tuple[str, int, str], tuple[list[float], dict[str, list[float]]]] = {}
     for elements, seed in ((elements, seed) for elements, number in draws.items() for seed in range(number)):
         say(f"{elements:,} elements, draw {seed + 1} of {draws[elements]}")
         for difference, log_x, log_y in distributions(elements, seed):
             for subject in (subject for subject, largest in subjects.items() if elements <= largest):
-                x, y = (rounded(a, subject.dtype) for a in (log_x, log_y if subject.log_target else np.exp(log_y)))
-                exact, losses = found.setdefault(Setting(subject, elements, difference), ([], {}))
-                exact.append(exact_loss(x, y, log_target=subject.log_target))
+                dtype, _, log_target = subject.partition(", ")
+                x, y = (rounded(a, dtype) for a in (log_x, log_y if log_target else np.exp(log_y)))
+                exact, losses = found.setdefault((subject, elements, difference), ([], {}))
+                exact.append(exact_loss(x, y, log_target=bool(log_target)))
                 for name, loss in list(prepared[subject].items()):
                     try:
                         losses.setdefault(name, []).append(loss(x, y))
@@ -94,18 +79,19 @@ def measure(draws: Mapping[int, int], subjects: Mapping[Subject, int]) -> Result
                         del prepared[subject][name], losses[name]
                         results.not_run[f"{name}, {subject}, from {elements:,} elements on"] = reason(error)
     for setting, (exact, losses) in found.items():
-        results.rows += [Row(setting, name, values, exact, losses.get(PYTORCH, [])) for name, values in losses.items()]
+        results.rows += [Row(*setting, name, values, exact, losses.get(PYTORCH, [])) for name, values in losses.items()]
     return results
 
 
-def _prepared(subject: Subject, results: Results) -> dict[str, Loss]:
+def _prepared(subject: str, results: Results) -> dict[str, Loss]:
     """All implementations that can run."""
     losses = {}
+    dtype, _, log_target = subject.partition(", ")
     for name, dtypes, prepare in implementations():
         try:
-            if subject.dtype not in dtypes.split():
-                raise TypeError(f"no {subject.dtype}")
-            losses[name] = prepare(*subject)
+            if dtype not in dtypes.split():
+                raise TypeError(f"no {dtype}")
+            losses[name] = prepare(dtype, bool(log_target))
         except Exception as error:
             results.not_run[f"{name}, {subject}"] = reason(error)
     return losses

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,8 @@ def print_table(results: Results, console: Console) -> None:
     console.print(EXPLANATION, highlight=False, soft_wrap=True)
     tables: dict[str, dict[str, dict[str, Row]]] = {}
     for row in results.rows:
-        subject, elements, difference = row.setting
-        title = f"{subject}, {elements:,} elements, {results.draws[elements]} draws"
-        tables.setdefault(title, {}).setdefault(row.implementation, {})[difference] = row
+        title = f"{row.subject}, {row.elements:,} elements, {results.draws[row.elements]} draws"
+        tables.setdefault(title, {}).setdefault(row.implementation, {})[row.difference] = row
     for title, lines in tables.items():
         table = Table("implementation", *DIFFERENCES, title=Text(title), title_justify="left", box=None)
         for implementation, cells in lines.items():
@@ -48,40 +48,22 @@ def verdict(rows: Sequence[Row]) -> Iterator[str]:
     worse = sorted((row for row in ours if row.ratio > 2), key=lambda row: -row.ratio)
     yield f"Worse than twice PyTorch's error: {len(worse)} of {len(ours)} rows of ours"
     for row in worse:
-        subject, elements, difference = row.setting
-        where = f"{row.implementation}, {subject}, {elements:,} elements, {difference}"
+        where = f"{row.implementation}, {row.subject}, {row.elements:,} elements, {row.difference}"
         yield f"  {where}: {_short(row.error)}, {row.ratio:.1f} times PyTorch's"
     yield f"Better than PyTorch: {sum(row.ratio < 1 for row in ours)} of {len(ours)} rows of ours"
 
 
 def to_json(results: Results, machine: Mapping[str, Any]) -> str:
-    """Everything, the loss of each draw included; numbers that are not finite are texts."""
-    contents = {
-        "machine": machine,
-        "draws": results.draws,
-        "rows": [
-            {
-                "implementation": row.implementation,
-                **row.setting.subject._asdict(),
-                "elements": row.setting.elements,
-                "difference": row.setting.difference,
-                "error": _number(row.error),
-                "ratio": _number(row.ratio),
-                "losses": [*map(_number, row.losses)],
-                "exact": row.exact,
-            }
-            for row in results.rows
-        ],
-        "not_run": results.not_run,
-        "verdict": list(verdict(results.rows)),
-    }
-    return json.dumps(contents, indent=1, allow_nan=False)
+    """Everything, the loss of each draw included; JSON as Python writes it, with ``NaN`` and ``Infinity``."""
+    rows = [{**asdict(row), "error": row.error, "ratio": row.ratio} for row in results.rows]
+    found = {"machine": machine, **asdict(results), "rows": rows, "verdict": list(verdict(results.rows))}
+    return json.dumps(found, indent=1) + "\n"
 
 
 def draw_plot(results: Results, path: Path) -> None:
     """Write error against difference, a panel for each subject, at its largest size, to ``path``."""
-    largest = {row.setting.subject: row.setting.elements for row in results.rows}
-    errors = {(row.implementation, *row.setting): row.error for row in results.rows}
+    largest = {row.subject: row.elements for row in results.rows}
+    errors = {(row.implementation, row.subject, row.elements, row.difference): row.error for row in results.rows}
     names = dict.fromkeys(row.implementation for row in results.rows)
     figure = Figure(figsize=(3.4 * len(largest) + 1, 4.5), layout="constrained")
     panels = figure.subplots(1, len(largest), squeeze=False)[0]
@@ -106,7 +88,3 @@ def _cell(row: Row) -> Text:
 
 def _short(error: float) -> str:
     return f"{error:.1e}".replace("e-0", "e-").replace("e+0", "e")
-
-
-def _number(value: float) -> float | str:
-    return value if math.isfinite(value) else str(value)

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contender import OURS, TORCH, Call, Contender, Function, Group, NotRunError
-from benchmarks.formula import by_hand, gradient_by_hand, plain
+from benchmarks.contender import OURS, TORCH, Call, Contender, Function, Group, NotRunError, repeated
+from benchmarks.formula import by_hand, plain
 from benchmarks.workload import Workload, operands
 from kldiv_xp import kl_div, kl_div_value_and_grad
 from kldiv_xp.backends.numpy import threads
@@ -40,8 +40,6 @@ class NumPy(Group):
         return self.xp.asarray(x), self.xp.asarray(y)
 
     def losses(self, workload: Workload, x: Any, y: Any) -> Iterator[Contender]:
-        loss, gradient = by_hand(workload, self.xp), gradient_by_hand(workload, self.xp)
-
         def prepare(function: Function) -> Callable[[], Call]:
             return lambda: self._waiting(lambda: function(x, y))
 
@@ -61,13 +59,10 @@ class NumPy(Group):
 
             return prepare(relative_entropy)()
 
-        def formula(x: Any, y: Any) -> Any:
-            return (loss(x, y), gradient(x, y)) if workload.gradient else loss(x, y)
-
         ours: Any = kl_div_value_and_grad if workload.gradient else kl_div
         yield Contender(OURS, prepare(partial(ours, **workload.options)))
         yield Contender(TORCH, torch)
-        yield Contender(f"{self.name} formula", prepare(formula))
+        yield Contender(f"{self.name} formula", prepare(by_hand(workload, self.xp, gradient=workload.gradient)))
         if not workload.gradient:
             yield Contender(f"{OURS} plain", prepare(plain(workload)))
             yield Contender("scipy.special.rel_entr", scipy)
@@ -77,7 +72,9 @@ class NumPy(Group):
         if self.cuda:
             yield self._waiting(lambda: self.xp.copyto(out, x))
         else:
-            yield over_buffer(np.exp if workload.log_target else np.log, y)
+            function = np.exp if workload.log_target else np.log
+            buffer = np.ascontiguousarray(y.reshape(-1)[:BUFFER], dtype=np.result_type(y.dtype, np.float32))
+            yield repeated(partial(function, buffer, out=buffer.copy()), -(-y.size // buffer.size))
             bits = [a.view(f"i{a.itemsize}") for a in (x, y)]
             yield lambda: [np.bitwise_or.reduce(a, None) for a in bits]
         if workload.writes:
@@ -93,16 +90,3 @@ class NumPy(Group):
             return call
         wait = self.xp.cuda.get_current_stream().synchronize
         return lambda: (call(), wait())[0]
-
-
-def over_buffer(function: Any, y: Any) -> Call:
-    """``function`` of as many elements as ``y`` has, over a buffer of some of them, in float32 at least."""
-    buffer = np.ascontiguousarray(y.reshape(-1)[:BUFFER], dtype=np.result_type(y.dtype, np.float32))
-    out = np.empty_like(buffer)
-    times = range(-(-y.size // buffer.size))
-
-    def call() -> None:
-        for _ in times:
-            function(buffer, out=out)
-
-    return call

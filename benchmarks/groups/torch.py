@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.contender import OURS, TORCH, Call, Contender, Function, Group, NotRunError
+from benchmarks.contender import OURS, TORCH, Call, Contender, Function, Group, NotRunError, repeated
 from benchmarks.formula import plain
 from benchmarks.workload import LARGEST, SMALLEST, Workload, operands
 from kldiv_xp import kl_div
@@ -50,7 +50,9 @@ class Torch(Group):
         if self.device == "cuda":
             yield waiting(lambda: out.copy_(x), x)
         else:
-            yield over_buffer(torch.exp if workload.log_target else torch.log, y)
+            function: Any = torch.exp if workload.log_target else torch.log
+            buffer = y.reshape(-1)[:BUFFER].to(torch.promote_types(y.dtype, torch.float32))
+            yield repeated(partial(function, buffer, out=torch.empty_like(buffer)), -(-y.numel() // buffer.numel()))
             yield lambda: (x.sum(), y.sum())
         if workload.writes:
             yield waiting(out.zero_, x)
@@ -82,16 +84,3 @@ def prepared(loss: Function, workload: Workload, x: Any, y: Any, *, compiled: bo
 def waiting(call: Call, x: Any) -> Call:
     """``call``, and waiting for the device of ``x`` if it has one."""
     return (lambda: (call(), torch.cuda.synchronize())[0]) if x.is_cuda else call
-
-
-def over_buffer(function: Any, y: Any) -> Call:
-    """``function`` of as many elements as ``y`` has, over a buffer of some of them, in float32 at least."""
-    buffer = y.reshape(-1)[:BUFFER].to(torch.promote_types(y.dtype, torch.float32)).clone()
-    out = torch.empty_like(buffer)
-    times = range(-(-y.numel() // buffer.numel()))
-
-    def call() -> None:
-        for _ in times:
-            function(buffer, out=out)
-
-    return call
