@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from subprocess import SubprocessError
 
 from benchmarks import machine
 from benchmarks.contender import Group, NotRunError, reason
@@ -59,7 +60,7 @@ def run(
     for name in [name for name in PROCESSES if name in chosen and not (quick and chosen == NAMES)]:
         try:
             results.processes += PROCESSES[name]()
-        except (OSError, NotRunError) as error:
+        except (OSError, SubprocessError) as error:
             results.not_run[name] = reason(error)
     groups = []
     for name in [name for name in GROUPS if name in chosen]:

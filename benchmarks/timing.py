@@ -61,7 +61,7 @@ def measure(
         except Exception as error:
             not_run[name] = reason(error)
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    loops = loops_for([_rough(call, clock) for call in calls.values()])
+    loops = loops_for([min(timed(call, 1, clock) for _ in range(2)) for call in calls.values()])
     started, end = clock(), 0.0
     shuffled = Random(0)  # in a fixed order everyone would always follow the same one
     for done in count():
@@ -86,11 +86,3 @@ def loops_for(seconds: Sequence[float]) -> int:
         return 1
     wanted = math.ceil(RESOLVED / max(min(seconds), 1e-9))
     return max(1, min(wanted, math.floor(LONGEST_LOOP / max(*seconds, 1e-9))))
-
-
-def _rough(call: Call, clock: Clock) -> float:
-    """Seconds per call, of a loop that is just long enough for the clock."""
-    loops = 1
-    while (seconds := timed(call, loops, clock)) * loops < RESOLVED / 5 and loops < 1 << 16:
-        loops *= 4
-    return seconds

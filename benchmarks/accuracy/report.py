@@ -49,7 +49,7 @@ def verdict(rows: Sequence[Row]) -> Iterator[str]:
     yield f"Worse than twice PyTorch's error: {len(worse)} of {len(ours)} rows of ours"
     for row in worse:
         where = f"{row.implementation}, {row.subject}, {row.elements:,} elements, {row.difference}"
-        yield f"  {where}: {_short(row.error)}, {row.ratio:.1f} times PyTorch's"
+        yield f"  {where}: {row.error:.1e}, {row.ratio:.1f} times PyTorch's"
     yield f"Better than PyTorch: {sum(row.ratio < 1 for row in ours)} of {len(ours)} rows of ours"
 
 
@@ -80,11 +80,7 @@ def draw_plot(results: Results, path: Path) -> None:
 
 def _cell(row: Row) -> Text:
     if row.implementation == PYTORCH or not row.reference:
-        return Text(_short(row.error))
+        return Text(f"{row.error:.1e}")
     ratio = ">999" if row.ratio >= 1000 else "<.01" if row.ratio < 0.01 else f"{row.ratio:.2g}"
     style = ("bold red" if row.ours else "yellow") if row.ratio > 2 else "green" if row.ratio < 1 else ""
-    return Text(f"{_short(row.error)} ({ratio})", style)
-
-
-def _short(error: float) -> str:
-    return f"{error:.1e}".replace("e-0", "e-").replace("e+0", "e")
+    return Text(f"{row.error:.1e} ({ratio})", style)
