@@ -3,8 +3,7 @@
 Every figure is our time divided by a peer's, measured in turns in one process (or in paired processes); the median of
 the rounds, with the quartiles. float32 is measured at all sizes, forward and with the gradient; log_target,
 reduction="none", float64, float16 and bfloat16 at some. A full run takes less than 10 minutes on two cores, --quick
-less than one; other programs must not run meanwhile. It is no test: it ends with 0 whatever it finds, and with 2 if the
-arguments are bad or a file cannot be written.
+less than one; other programs must not run meanwhile. It is no test: it ends with 0 whatever it finds.
 
 python -m benchmarks accuracy is the table of errors against the exact value.
 """
@@ -24,7 +23,6 @@ from benchmarks.run import AT_MOST, NAMES, run
 from benchmarks.workload import Shape
 from conformance.output import check_outputs, command, write_text
 
-PIPED_WIDTH = 220
 FULL, QUICK = 440.0, 38.0
 
 
@@ -44,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; nothing was written", file=sys.stderr)
         return 130
-    console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+    console = Console(width=None if sys.stdout.isatty() else 220)
     print_report(results, console)
     write_text(options.json, results.to_json())
     written = [options.json, *write_plots(results, options.plots)]

@@ -83,4 +83,4 @@ def reason(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"{error.name.partition('.')[0]} is not installed"
     text = str(error) if isinstance(error, NotRunError) else f"{type(error).__name__}: {error}"
-    return text.splitlines()[0]
+    return text.partition("\n")[0]

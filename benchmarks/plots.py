@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -46,8 +45,7 @@ def _draw_panel(axes: Axes, lines: Sequence[Measured], names: Sequence[str]) -> 
         points = [(m.workload.elements, *spread(m.times.seconds[name])) for m in lines if name in m.times.seconds]
         if points:
             elements, median, lower, upper = np.transpose(points)
-            style: Any = {"color": "grey", "ls": "--"} if name == FLOOR else {"color": f"C{number}", "marker": "o"}
-            if len(points) < len(lines):
-                style["ls"] = "none"
-            axes.errorbar(elements, median, [median - lower, upper - median], label=name, markersize=4, **style)
+            ls = "none" if len(points) < len(lines) else "--" if name == FLOOR else "-"
+            bars = [median - lower, upper - median]
+            axes.errorbar(elements, median, bars, label=name, color=f"C{number}", ls=ls, marker="o", ms=4)
     axes.set(xscale="log", yscale="log", xlabel="elements", ylabel="seconds per call", title=lines[0].workload.what)

@@ -45,8 +45,8 @@ def rounded(values: Array, dtype: str) -> Array:
 def exact_loss(x: Array, y: Array, *, log_target: bool = False) -> float:
     """The ``"batchmean"`` of the losses, in the longest type of the machine.
 
-    With 64 bits or more, what it loses is a thousandth of the error of any loss in float64. Apple's processors and
-    Windows have 53 bits: there the exact value of float64 arrays is not exact.
+    On x86 it has 11 bits more than float64. Apple's processors and Windows have no longer type: there the exact value
+    of float64 arrays is not exact.
     """
     total = np.longdouble(0)
     for start in range(0, x.size, BLOCK):

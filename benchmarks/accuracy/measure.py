@@ -33,11 +33,8 @@ class Row:
 
     @property
     def error(self) -> float:
-        """Root mean square of the errors, over that of the exact losses.
-
-        Not that of each draw's relative error: where the terms cancel a loss may be next to nothing by chance, and
-        that draw alone would decide.
-        """
+        """Root mean square of the errors, over that of the exact losses."""
+        # Not that of the relative errors: where the terms cancel, a draw with a loss of next to nothing would decide.
         return _share(_rms(self.losses, self.exact), _rms(self.exact, [0.0] * len(self.exact)))
 
     @property

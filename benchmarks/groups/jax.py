@@ -74,8 +74,7 @@ class JAX(Group):
         else:
             function = partial(over_buffer, workload.log_target, x.size)
             dtype = jnp.promote_types(y.dtype, jnp.float32)
-            buffer = jnp.linspace(0.5, 4.0, min(BUFFER, y.size), dtype=dtype)
-            yield waiting(jax.jit(function), buffer)
+            yield waiting(jax.jit(function), jnp.linspace(0.5, 4.0, min(BUFFER, y.size), dtype=dtype))
             yield waiting(jax.jit(lambda x, y: (x.sum(), y.sum())), x, y)
         if workload.writes:
             yield waiting(jax.jit(lambda: jnp.zeros(x.shape, x.dtype)))
@@ -91,10 +90,8 @@ def waiting(function: Callable[..., Any], *arguments: Any) -> Call:
 
 
 def over_buffer(log_target: bool, elements: int, buffer: Any) -> Any:
-    """The logarithm or the exponential of ``elements`` elements, over a buffer of fewer.
-
-    Each pass takes the result of the one before, so that the compiler cannot take it out of the loop; both functions
-    lead to a fixed point, and stay with ordinary numbers.
-    """
+    """The logarithm or the exponential of ``elements`` elements, over a buffer of fewer."""
+    # Each pass takes the result of the one before, so that the compiler cannot take it out of the loop; both functions
+    # lead to a fixed point, and stay with ordinary numbers.
     step = (lambda _, a: jnp.exp(-a)) if log_target else (lambda _, a: jnp.log(a) + 2)
     return jax.lax.fori_loop(0, -(-elements // buffer.size), step, buffer)
