@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -54,7 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add, several = parser.add_argument, {"action": "append", "default": []}
+    add = parser.add_argument
+    several: Any = {"action": "append", "default": []}
     names = "measure only this; may be repeated. One of: " + ", ".join(NAMES)
     budget = f"time to fill; default: {FULL:.0f}, quick {QUICK:.0f}; after {AT_MOST} times that, the rest is not run"
     add("--quick", action="store_true", help="float32 at three sizes, without memory and torch.compile")

@@ -47,7 +47,7 @@ class Budget:
             prepare, per_element = self.needs.get(later.name, largest)
             reserved += prepare + per_element * its.elements
         # More for a larger size, whose rounds take longer, but far from in proportion.
-        weights = [its.elements**0.25 for _, its in self.steps[number:]]
+        weights: list[float] = [its.elements**0.25 for _, its in self.steps[number:]]
         return max(0.0, self.end - now - reserved) * weights[0] / sum(weights)
 
 

@@ -70,12 +70,10 @@ def grid(sizes: Sequence[Shape] = (), *, quick: bool = False) -> Iterator[Worklo
     for shape in some:
         for gradient in (False, True):
             yield Workload(shape, log_target=True, gradient=gradient)
-            for dtype in ("float64", "float16", "bfloat16"):
-                yield Workload(shape, dtype, gradient=gradient)
-    for shape in dict.fromkeys((*some, sizes[-1])):
+            yield from (Workload(shape, dtype, gradient) for dtype in ("float64", "float16", "bfloat16"))
         yield Workload(shape, reduction="none")
     if sizes[-1] not in some:
-        yield Workload(sizes[-1], log_target=True)
+        yield from (Workload(sizes[-1], reduction="none"), Workload(sizes[-1], log_target=True))
         yield Workload(sizes[-1], "float64")
 
 
@@ -86,7 +84,7 @@ def arrays(shape: Shape, dtype: str) -> tuple[Any, Any, Any]:
     logits = (rng.standard_normal(shape, np.float32) for _ in range(2))
     x, log_y = (a - np.log(np.exp(a).sum(axis=-1, keepdims=True)) for a in logits)
     held = np.dtype("float32" if dtype == "bfloat16" else dtype)
-    return x.astype(held, copy=False), np.exp(log_y).astype(held, copy=False), log_y.astype(held, copy=False)
+    return x.astype(held), np.exp(log_y).astype(held), log_y.astype(held)
 
 
 def operands(workload: Workload) -> tuple[Any, Any]:

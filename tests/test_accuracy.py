@@ -166,7 +166,7 @@ def test_command_prints_the_verdict_and_writes_json_and_a_plot(
     output = capsys.readouterr().out
     assert "Worse than twice PyTorch's error: 7 of 14 rows of ours" in output
     assert "Better than PyTorch: 7 of 14 rows of ours" in output
-    assert "kldiv_xp, bad, float32, 1,000 elements, far: 1.0e-1, 10.0 times PyTorch's" in output
+    assert "kldiv_xp, bad, float32, 1,000 elements, far: 1.0e-01, 10.0 times PyTorch's" in output
     assert "not run: another, float32: no_such_library is not installed" in output
     assert "not run: narrow, float32: TypeError: no float32" in output
     assert "not run: kldiv_xp, failing, float32, from 1,000 elements on: ArithmeticError: of no use" in output

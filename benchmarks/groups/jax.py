@@ -86,7 +86,14 @@ class JAX(Group):
 
 def waiting(function: Callable[..., Any], *arguments: Any) -> Call:
     """Call of ``function``, and waiting for all that it returns."""
-    return lambda: jax.block_until_ready(function(*arguments))
+
+    def call() -> Any:
+        result = function(*arguments)
+        for array in result if isinstance(result, tuple) else (result,):
+            array.block_until_ready()
+        return result
+
+    return call
 
 
 def over_buffer(log_target: bool, elements: int, buffer: Any) -> Any:

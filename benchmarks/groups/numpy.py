@@ -44,9 +44,11 @@ class NumPy(Group):
             return lambda: self._waiting(lambda: function(x, y))
 
         def torch() -> Call:
-            from benchmarks.groups.torch import prepared, torch
+            import torch
 
-            share = torch.from_dlpack if self.cuda else torch.from_numpy
+            from benchmarks.groups.torch import prepared
+
+            share: Any = torch.utils.dlpack.from_dlpack if self.cuda else torch.from_numpy
             theirs = partial(torch.nn.functional.kl_div, **workload.options)
             return prepared(theirs, workload, share(x), share(y))
 

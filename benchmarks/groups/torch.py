@@ -35,7 +35,7 @@ class Torch(Group):
 
     def losses(self, workload: Workload, x: Any, y: Any) -> Iterator[Contender]:
         ours = partial(kl_div, **workload.options)
-        losses = {OURS: ours, f"{OURS} plain": plain(workload)}
+        losses: dict[str, Function] = {OURS: ours, f"{OURS} plain": plain(workload)}
         if workload.usual and workload.shape in (SMALLEST, LARGEST):
             losses[f'{OURS} convention="torch"'] = partial(ours, convention="torch")
         losses[TORCH] = partial(torch.nn.functional.kl_div, **workload.options)
@@ -83,4 +83,5 @@ def prepared(loss: Function, workload: Workload, x: Any, y: Any, *, compiled: bo
 
 def waiting(call: Call, x: Any) -> Call:
     """``call``, and waiting for the device of ``x`` if it has one."""
-    return (lambda: (call(), torch.cuda.synchronize())[0]) if x.is_cuda else call
+    wait: Any = torch.cuda.synchronize
+    return (lambda: (call(), wait())[0]) if x.is_cuda else call
