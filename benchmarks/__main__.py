@@ -20,7 +20,7 @@ from rich.console import Console
 from benchmarks.groups import GROUPS
 from benchmarks.plots import plot_file, write_plots
 from benchmarks.report import print_report
-from benchmarks.run import AT_MOST, NAMES, run
+from benchmarks.run import LEAST, NAMES, run
 from benchmarks.workload import Shape
 from conformance.output import check_outputs, command, write_text
 
@@ -35,8 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(import_module("benchmarks.accuracy.__main__").main(given[1:]))
     parser = _parser()
     options = parser.parse_args(given)
-    # Now, and not after minutes of work.
-    check_outputs(parser, [options.json, *(plot_file(group, options.plots) for group in GROUPS)])
+    plots = [plot_file(group, options.plots) for group in GROUPS]
+    check_outputs(parser, [options.json, *plots])  # now, and not after minutes of work
     seconds = options.seconds or (QUICK if options.quick else FULL)
     try:
         results = run(options.quick, options.group or NAMES, options.size, options.rounds, seconds)
@@ -58,7 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     several: Any = {"action": "append", "default": []}
     names = "measure only this; may be repeated. One of: " + ", ".join(NAMES)
-    budget = f"time to fill; default: {FULL:.0f}, quick {QUICK:.0f}; after {AT_MOST} times that, the rest is not run"
+    budget = (
+        f"time to fill; default: {FULL:.0f}, quick {QUICK:.0f}; each measurement has {LEAST} rounds, whatever they take"
+    )
     add("--quick", action="store_true", help="float32 at three sizes, without memory and torch.compile")
     add("--group", **several, choices=NAMES, metavar="NAME", help=names)
     add("--size", **several, type=size, metavar="8x16", help="measure only this size; may be repeated")

@@ -16,8 +16,8 @@ from benchmarks.workload import Shape, Workload, grid
 PROCESSES = {"import": measure_imports, "memory": measure_memory}
 NAMES = (*GROUPS, *PROCESSES)
 """Everything that can be chosen."""
-AT_MOST = 1.2
-"""Time of a run, in units of its budget, after which the rest is not run."""
+LEAST, MOST = 3, 51
+"""Rounds that every step gets, even if the time is up, and those that it gets at most."""
 
 Step = tuple[Group, Workload]
 
@@ -33,7 +33,6 @@ class Budget:
         self.steps = steps
         self.clock = clock
         self.end = clock() + seconds
-        self.most = clock() + AT_MOST * seconds
         self.needs: dict[str, tuple[float, float]] = {}
         """By group, seconds to prepare, and those of the least rounds for each element."""
 
@@ -73,12 +72,8 @@ def run(
     steps = [(group, workload) for workload in ordered for group in groups if group.takes(workload)]
     budget = Budget(steps, seconds - (time.monotonic() - started))
     for number, (group, workload) in enumerate(steps):
-        if budget.clock() > budget.most:
-            results.not_run[f"{group.name}, {workload}"] = "the time was up"
-            continue
         say(f"{number + 1} of {len(steps)}: {group.name}, {workload}")
-        least, most = (rounds, rounds) if rounds else (3 if quick else 5, 51)
-        plan = Rounds(least, most, partial(budget.more, number, budget.clock()))
+        plan = Rounds(rounds or LEAST, rounds or MOST, partial(budget.more, number, budget.clock()))
         results.measured.append(measure_workload(group, workload, plan, compiled=not quick))
     results.measured.sort(key=lambda m: (not m.workload.usual, m.workload.elements))
     return results

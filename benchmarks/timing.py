@@ -16,8 +16,6 @@ RESOLVED = 5e-4
 LONGEST_LOOP = 0.05
 """Seconds that the loop of the slowest contender may take."""
 
-Clock = Callable[[], float]
-
 
 @dataclass(frozen=True)
 class Times:
@@ -37,8 +35,8 @@ class Rounds:
     ``more`` is called after the least rounds with the seconds they took, and returns the seconds for further ones.
     """
 
-    least: int = 5
-    most: int = 51
+    least: int
+    most: int
     more: Callable[[float], float] = lambda _spent: 0.0
 
 
@@ -46,7 +44,7 @@ def measure(
     contenders: Sequence[Contender],
     rounds: Rounds,
     value_of: Callable[[Any], float] = float,
-    clock: Clock = time.perf_counter,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Times:
     """Time the contenders against each other. Those that fail are left out, with the reason."""
     calls: dict[str, Call] = {}
@@ -75,14 +73,12 @@ def measure(
     return Times(loops, seconds, values, not_run)
 
 
-def timed(call: Call, loops: int, clock: Clock) -> float:
+def timed(call: Call, loops: int, clock: Callable[[], float]) -> float:
     """Seconds per call of a loop, without garbage collection."""
     return Timer(call, timer=clock).timeit(loops) / loops
 
 
 def loops_for(seconds: Sequence[float]) -> int:
     """Calls in one measurement, the same for all, given the time of each contender's call."""
-    if not seconds:
-        return 1
-    wanted = math.ceil(RESOLVED / max(min(seconds), 1e-9))
-    return max(1, min(wanted, math.floor(LONGEST_LOOP / max(*seconds, 1e-9))))
+    wanted = math.ceil(RESOLVED / max(min(seconds, default=1.0), 1e-9))
+    return max(1, min(wanted, math.floor(LONGEST_LOOP / max(*seconds, 1e-9, 1e-9))))

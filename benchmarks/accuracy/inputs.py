@@ -7,8 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 CLASSES = 1000
-FAR = "far"
-DIFFERENCES = (FAR, "1e-1", "1e-2", "1e-3", "1e-4", "1e-5", "1e-6")
+DIFFERENCES = ("far", "1e-1", "1e-2", "1e-3", "1e-4", "1e-5", "1e-6")
 """Relative differences of the probabilities: the standard deviation, or none, of independent distributions."""
 SPREAD = 2.0
 """Standard deviation of the logits."""
@@ -27,7 +26,7 @@ def distributions(elements: int, seed: int) -> Iterator[tuple[str, Array, Array]
     random = np.random.default_rng((elements, seed))
     shape = (elements // CLASSES, CLASSES)
     target = _normalised(random.normal(0.0, SPREAD, shape))
-    yield FAR, _normalised(random.normal(0.0, SPREAD, shape)), target
+    yield "far", _normalised(random.normal(0.0, SPREAD, shape)), target
     noise = random.normal(0.0, 1.0, shape)
     for difference in DIFFERENCES[1:]:
         yield difference, _normalised(target + np.log1p(float(difference) * noise)), target

@@ -61,7 +61,7 @@ def measure(draws: Mapping[int, int], subjects: Mapping[str, int]) -> Results:
     results = Results(draws)
     prepared = {subject: _prepared(subject, results) for subject in subjects}
     found: dict[tuple[str, int, str], tuple[list[float], dict[str, list[float]]]] = {}
-    for elements, seed in ((elements, seed) for elements, number in draws.items() for seed in range(number)):
+    for elements, seed in ((n, seed) for n, number in draws.items() for seed in range(number)):
         say(f"{elements:,} elements, draw {seed + 1} of {draws[elements]}")
         for difference, log_x, log_y in distributions(elements, seed):
             for subject in (subject for subject, largest in subjects.items() if elements <= largest):

@@ -1,7 +1,7 @@
 """JAX, eager and jitted, on the CPU and on CUDA."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -38,16 +38,12 @@ class JAX(Group):
 
     @contextmanager
     def context(self, workload: Workload) -> Iterator[None]:
-        with ExitStack() as stack:
-            # Without it float64 becomes float32.
-            stack.enter_context(jax.enable_x64(workload.dtype == "float64"))
-            if self.device.platform != jax.default_backend():
-                stack.enter_context(jax.default_device(self.device))
+        x64 = jax.enable_x64(workload.dtype == "float64")  # without it float64 becomes float32
+        with x64, jax.default_device(self.device):
             yield
 
     def place(self, workload: Workload) -> tuple[Any, Any]:
-        arrays = (jnp.asarray(a, dtype=workload.dtype, copy=True) for a in operands(workload))
-        x, y = (jax.device_put(a, self.device).block_until_ready() for a in arrays)
+        x, y = (jnp.asarray(a, dtype=workload.dtype, copy=True) for a in operands(workload))
         return x, y
 
     def losses(self, workload: Workload, x: Any, y: Any) -> Iterator[Contender]:
