@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check_outputs(parser, [options.json, options.plot])  # now, and not after minutes of work
     results = measure(*((QUICK_DRAWS, QUICK_SUBJECTS) if options.quick else (DRAWS, SUBJECTS)))
     described = machine.describe()
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = Console(width=None if sys.stdout.isatty() else 160)
     print_table(results, console)
     write_text(options.json, to_json(results, described))
     draw_plot(results, options.plot)

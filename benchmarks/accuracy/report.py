@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from benchmarks.accuracy.inputs import CLASSES, DIFFERENCES, SPREAD
@@ -34,7 +34,9 @@ def print_table(results: Results, console: Console) -> None:
         title = f"{row.subject}, {row.elements:,} elements, {results.draws[row.elements]} draws"
         tables.setdefault(title, {}).setdefault(row.implementation, {})[row.difference] = row
     for title, lines in tables.items():
-        table = Table("implementation", *DIFFERENCES, title=Text(title), title_justify="left", box=None)
+        table = Table(
+            Column("implementation", no_wrap=True), *DIFFERENCES, title=Text(title), title_justify="left", box=None
+        )
         for implementation, cells in lines.items():
             table.add_row(implementation, *(_cell(cells[d]) if d in cells else "" for d in DIFFERENCES))
         console.print(table)
