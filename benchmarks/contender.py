@@ -1,66 +1,86 @@
-"""Who takes part in a measurement."""
+"""Contenders of a measurement, in groups that share a library, a device and a way of calling it."""
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+from benchmarks.workload import Workload
+
+OURS = "ours"
+"""Name of our loss; the names of variants begin with it."""
+FLOOR = "floor"
+TORCH = "torch.nn.functional.kl_div"
 
 Call = Callable[[], Any]
 """What is timed. It returns the loss, computed: it has waited for the device."""
-
-OURS = "ours"
-
-
-class Role(StrEnum):
-    """``PART`` is a part of the floor; the floor is their sum."""
-
-    OURS = "ours"
-    PEER = "peer"
-    PART = "part of the floor"
+Function = Callable[[Any, Any], Any]
+"""Loss of an input and a target."""
 
 
-@dataclass(frozen=True)
-class Contender:
-    """Someone who computes a workload. What it needs is imported when it is prepared, and may not be there."""
+class Contender(NamedTuple):
+    """One way to compute a workload. ``prepare`` imports what it needs, which may be missing."""
 
     name: str
-    role: Role
     prepare: Callable[[], Call]
 
 
-def ours(prepare: Callable[[], Call], variant: str = "") -> Contender:
-    """Our loss, or a variant of how it is called."""
-    return Contender(f"{OURS} {variant}".strip(), Role.OURS, prepare)
+class NotRunError(Exception):
+    """Something cannot run here; the message says why."""
 
 
-def peer(name: str, prepare: Callable[[], Call]) -> Contender:
-    """Someone else's loss."""
-    return Contender(name, Role.PEER, prepare)
+class Group(ABC):
+    """Contenders that compute the same on the same device."""
+
+    name: str
+    threads: str
+    """Threads or device that the group computes on, in words."""
+
+    def takes(self, workload: Workload) -> bool:
+        """Whether this group computes a workload."""
+        return True
+
+    def context(self, workload: Workload) -> AbstractContextManager[object]:
+        """Entered while the group computes."""
+        return nullcontext()
+
+    def contenders(self, workload: Workload) -> Iterator[Contender]:
+        """Ours, the peers and the floor, on the same memory."""
+        x, y = self.place(workload)
+        yield from self.losses(workload, x, y)
+        parts = list(self.floor(workload, x, y))
+        yield Contender(FLOOR, lambda: lambda: [part() for part in parts])
+
+    @abstractmethod
+    def place(self, workload: Workload) -> tuple[Any, Any]:
+        """Input and target as arrays of the library, on the device."""
+
+    @abstractmethod
+    def losses(self, workload: Workload, x: Any, y: Any) -> Iterator[Contender]:
+        """Ours first, and the peers."""
+
+    @abstractmethod
+    def floor(self, workload: Workload, x: Any, y: Any) -> Iterator[Call]:
+        """What every formula has to do, in parts."""
+
+    @abstractmethod
+    def value(self, result: Any) -> float:
+        """Loss that a contender returned, as a number; of ``"none"`` the sum."""
 
 
-def part(name: str, candidates: Callable[[], Sequence[Call]]) -> Contender:
-    """Part of the floor: of several ways of doing the same, the one that turns out the fastest."""
-    return Contender(f"floor: {name}", Role.PART, lambda: fastest(candidates()))
+def repeated(call: Call, times: int) -> Call:
+    """So many calls."""
 
-
-def fastest(candidates: Sequence[Call], tries: int = 3) -> Call:
-    """The call that takes the shortest time, after a warm-up."""
-
-    def shortest(call: Call) -> float:
-        call()
-        times = []
-        for _ in range(tries):
-            started = time.perf_counter()
+    def calls() -> None:
+        for _ in range(times):
             call()
-            times.append(time.perf_counter() - started)
-        return min(times)
 
-    return min(candidates, key=shortest)
+    return calls
 
 
 def reason(error: Exception) -> str:
-    """Why something was not run, in a line."""
+    """Why something did not run, in a line."""
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"{error.name.partition('.')[0]} is not installed"
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+    text = str(error) if isinstance(error, NotRunError) else f"{type(error).__name__}: {error}"
+    return text.partition("\n")[0]

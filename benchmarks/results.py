@@ -1,16 +1,36 @@
-"""What a run found out."""
+"""Results of a run, as data and as JSON."""
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
 
-from benchmarks.contender import Role
-from benchmarks.statistics import Ratio, ratio
+import numpy as np
+
+from benchmarks.contender import FLOOR, OURS
 from benchmarks.timing import Times
 from benchmarks.workload import Workload
 
-FLOOR = "floor"
-TIME_WAS_UP = "the time was up"
+
+class Spread(NamedTuple):
+    """Median and quartiles."""
+
+    median: float
+    lower: float
+    upper: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.3g} ({self.lower:.3g} to {self.upper:.3g})"
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Median and quartiles of some values."""
+    return Spread(*np.quantile(values, (0.5, 0.25, 0.75)).tolist())
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
+    """Ratio of ours to theirs, taken round by round."""
+    return spread([a / b for a, b in zip(ours, theirs, strict=True)])
 
 
 @dataclass(frozen=True)
@@ -19,80 +39,53 @@ class Measured:
 
     group: str
     workload: Workload
-    roles: Mapping[str, Role]
     times: Times
 
     @property
     def ours(self) -> list[str]:
-        """Our loss and the variants of it that were measured."""
-        return self._measured(Role.OURS)
+        """Our loss and its variants that ran."""
+        return [name for name in self.times.seconds if name.startswith(OURS)]
 
     @property
     def peers(self) -> list[str]:
-        """The peers that were measured."""
-        return self._measured(Role.PEER)
+        """Peers that ran."""
+        return [name for name in self.times.seconds if not name.startswith((OURS, FLOOR))]
 
-    def seconds(self, name: str) -> Sequence[float]:
-        """Seconds per call in each round; of the floor the sum of its parts."""
-        if name != FLOOR:
-            return self.times.seconds[name]
-        parts = (self.times.seconds[part] for part in self._measured(Role.PART))
-        return [sum(together) for together in zip(*parts, strict=True)]
-
-    def has(self, name: str) -> bool:
-        """Whether ``name`` was measured; the floor, whether all of it was."""
-        parts = [n for n, role in self.roles.items() if role == Role.PART]
-        return (
-            all(n in self.times.seconds for n in parts) and bool(parts) if name == FLOOR else name in self.times.seconds
-        )
-
-    def ratio(self, ours: str, theirs: str) -> Ratio | None:
-        """Our time divided by theirs; None where one of them was not measured."""
-        return ratio(self.seconds(ours), self.seconds(theirs)) if self.has(ours) and self.has(theirs) else None
-
-    def _measured(self, role: Role) -> list[str]:
-        return [name for name, has in self.roles.items() if has == role and name in self.times.seconds]
+    def ratio(self, ours: str, theirs: str) -> Spread | None:
+        """Our time divided by theirs; None where one of them did not run."""
+        seconds = self.times.seconds
+        return ratio(seconds[ours], seconds[theirs]) if ours in seconds and theirs in seconds else None
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A figure of ours against one of a peer's that is not a time per call, such as the memory that it takes."""
+class Figures:
+    """Figures of ours and of others that were measured in processes of their own."""
 
-    group: str
-    name: str
-    against: str
+    what: str
     unit: str
-    ours: Sequence[float] = ()
-    """One figure for each repetition."""
-    theirs: Sequence[float] = ()
-    not_run: str | None = None
-
-    @property
-    def ratio(self) -> Ratio | None:
-        """Ours divided by theirs, repetition by repetition."""
-        return ratio(self.ours, self.theirs) if self.ours and self.theirs else None
+    figures: Mapping[str, Sequence[float]]
+    """By name, ours first: one figure for each repetition."""
 
 
 @dataclass
 class Results:
-    """Everything that was measured, and what was not, with the reason."""
+    """Everything that was measured, and what did not run, with the reason."""
 
     machine: Mapping[str, Any]
     options: Mapping[str, Any]
     threads: dict[str, str] = field(default_factory=dict)
-    others: float | None = None
-    """Share of the processors that other programs took meanwhile."""
     not_run: dict[str, str] = field(default_factory=dict)
     measured: list[Measured] = field(default_factory=list)
-    flatness: list[Entry] = field(default_factory=list)
-    memory: list[Entry] = field(default_factory=list)
-    imports: list[Entry] = field(default_factory=list)
-    first_calls: list[Entry] = field(default_factory=list)
+    processes: list[Figures] = field(default_factory=list)
 
-    def find(self, group: str, **wanted: Any) -> list[Measured]:
-        """Measurements of a group whose workloads have these attributes."""
-        return [
-            m
-            for m in self.measured
-            if m.group == group and all(getattr(m.workload, name) == value for name, value in wanted.items())
-        ]
+    def to_json(self) -> str:
+        """All fields, and the ratios of each measurement."""
+        report = asdict(self)
+        for measured, found in zip(self.measured, report["measured"], strict=True):
+            found["ratios"] = [
+                {"ours": ours, "theirs": theirs, **ratio._asdict()}
+                for ours in measured.ours
+                for theirs in (*measured.peers, FLOOR)
+                if (ratio := measured.ratio(ours, theirs))
+            ]
+        return json.dumps(report, indent=1) + "\n"

@@ -1,115 +1,86 @@
 """A run: everything that was asked for, within a budget of time."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from subprocess import SubprocessError
 
 from benchmarks import machine
-from benchmarks.flatness import measure_flatness
-from benchmarks.groups import Group, all_groups
-from benchmarks.memory import measure_memory
-from benchmarks.results import TIME_WAS_UP, Measured, Results
-from benchmarks.startup import measure_first_calls, measure_imports
+from benchmarks.contender import Group, NotRunError, reason
+from benchmarks.groups import GROUPS, load
+from benchmarks.processes import measure_imports, measure_memory, say
+from benchmarks.results import Measured, Results
 from benchmarks.timing import Rounds, measure
-from benchmarks.workload import Shape, Workload, grid, quick_grid
+from benchmarks.workload import Shape, Workload, grid
 
-PROCESSES = ("memory", "import", "first call")
-OTHERS = ("time per element", *PROCESSES)
-"""What is measured beside the groups."""
+PROCESSES = {"import": measure_imports, "memory": measure_memory}
+NAMES = (*GROUPS, *PROCESSES)
+"""Everything that can be chosen."""
+LEAST, MOST = 3, 51
+"""Rounds that every step gets, even if the time is up, and those that it gets at most."""
 
-AT_MOST = 1.2
-"""A run's time, in units of what it was given, after which what is left is not run."""
-
-Advance = Callable[[str, int, int], None]
-"""Told what is being measured, how much is done, and of how much."""
+Step = tuple[Group, Workload]
 
 
-@dataclass(frozen=True)
-class Options:
-    """What a run measures, and how long it may take."""
+class Budget:
+    """Time of a run. Every step gets its least rounds before any other gets more.
 
-    quick: bool = False
-    chosen: tuple[str, ...] = ()
-    """Groups and other measurements by name; all if empty."""
-    sizes: tuple[Shape, ...] = ()
-    rounds: int | None = None
-    """Rounds of each measurement; as many as fit into the time if None."""
-    seconds: float = 440.0
-    """After which measurements have three rounds each, whatever they take; a fifth later they are left out."""
+    The large sizes come first. What a step needs, to prepare and for the least rounds, is known from the step of its
+    group before it; a smaller one needs no more. Only what is left beyond these needs is shared out.
+    """
 
-    def wants(self, name: str) -> bool:
-        """Whether a group or another measurement is to be measured."""
-        return not self.chosen or name in self.chosen
+    def __init__(self, steps: Sequence[Step], seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.steps = steps
+        self.clock = clock
+        self.end = clock() + seconds
+        self.needs: dict[str, tuple[float, float]] = {}
+        """By group, seconds to prepare, and those of the least rounds for each element."""
 
-    def workloads(self) -> list[Workload]:
-        """What each group computes."""
-        chosen = quick_grid if self.quick else grid
-        return list(chosen(self.sizes) if self.sizes else chosen())
+    def more(self, number: int, started: float, least_rounds: float) -> float:
+        """Seconds of further rounds of a step, given when it started and the seconds of its least rounds."""
+        now, (group, workload) = self.clock(), self.steps[number]
+        self.needs[group.name] = now - started - least_rounds, least_rounds / workload.elements
+        largest = max(self.needs.values())
+        reserved = 0.0
+        for later, its in self.steps[number + 1 :]:
+            prepare, per_element = self.needs.get(later.name, largest)
+            reserved += prepare + per_element * its.elements
+        # More for a larger size, whose rounds take longer, but far from in proportion.
+        weights: list[float] = [its.elements**0.25 for _, its in self.steps[number:]]
+        return max(0.0, self.end - now - reserved) * weights[0] / sum(weights)
 
 
-def names() -> list[str]:
-    """Everything that can be chosen."""
-    return [group.name for group in all_groups()] + list(OTHERS)
-
-
-def run(options: Options, advance: Advance) -> Results:
-    """Measure, what takes processes of its own first, so that the groups know how much time there is left."""
-    results = Results(machine.describe(), {**vars(options)})
-    end, others = time.monotonic() + options.seconds, machine.Others()
-    groups = _usable_groups(options, results)
-
-    def say(text: str) -> None:
-        advance(text, 0, 0)
-
-    if options.wants("import"):
-        results.imports += measure_imports(quick=options.quick, advance=say)
-    if options.wants("memory"):
-        results.memory += measure_memory(quick=options.quick, advance=say)
-    if options.wants("first call") and not options.quick:
-        results.first_calls += measure_first_calls(say)
-    if options.wants("time per element") and not options.quick:
-        flat = [group for group in all_groups() if not group.not_run()]
-        results.flatness += measure_flatness(flat, say, rounds=Rounds(3, options.rounds or 7, 15.0))
-    steps = [(group, workload) for workload in options.workloads() for group in groups if group.takes(workload)]
+def run(
+    quick: bool, chosen: Collection[str], sizes: Sequence[Shape], rounds: int | None = None, seconds: float = 440.0
+) -> Results:
+    """Measure: first what takes processes of its own, and then the groups, the usual workloads before the others."""
+    options = {"quick": quick, "chosen": chosen, "sizes": sizes, "rounds": rounds, "seconds": seconds}
+    results, started = Results(machine.describe(), options), time.monotonic()
+    for name in [name for name in PROCESSES if name in chosen and not (quick and chosen == NAMES)]:
+        try:
+            results.processes += PROCESSES[name]()
+        except (OSError, SubprocessError) as error:
+            results.not_run[name] = reason(error)
+    groups = []
+    for name in [name for name in GROUPS if name in chosen]:
+        try:
+            groups.append(load(name))
+            results.threads[name] = groups[-1].threads
+        except (ImportError, NotRunError) as error:
+            results.not_run[name] = reason(error)
+    ordered = sorted(grid(sizes, quick=quick), key=lambda w: (not w.usual, -w.elements))
+    steps = [(group, workload) for workload in ordered for group in groups if group.takes(workload)]
+    budget = Budget(steps, seconds - (time.monotonic() - started))
     for number, (group, workload) in enumerate(steps):
-        remaining, weights = end - time.monotonic(), [_weight(w) for _, w in steps[number:]]
-        if remaining < (1 - AT_MOST) * options.seconds:
-            results.not_run[f"{group.name}, {workload}"] = TIME_WAS_UP
-            continue
-        advance(f"{group.name}: {workload}", number, len(steps))
-        rounds = _rounds(options, remaining * weights[0] / sum(weights))
-        results.measured.append(measure_workload(group, workload, rounds))
-    advance("done", len(steps), len(steps))
-    results.others = others.share()
+        say(f"{number + 1} of {len(steps)}: {group.name}, {workload}")
+        plan = Rounds(rounds or LEAST, rounds or MOST, partial(budget.more, number, budget.clock()))
+        results.measured.append(measure_workload(group, workload, plan, compiled=not quick))
+    results.measured.sort(key=lambda m: (not m.workload.usual, m.workload.elements))
     return results
 
 
-def measure_workload(group: Group, workload: Workload, rounds: Rounds) -> Measured:
-    """One group over one workload, the floor included."""
+def measure_workload(group: Group, workload: Workload, rounds: Rounds, *, compiled: bool = False) -> Measured:
+    """One group over one workload. Without ``compiled`` nothing goes through ``torch.compile``, which takes seconds."""
     with group.context(workload):
-        contenders = [*group.contenders(workload), *group.floor(workload)]
-        times = measure(contenders, rounds, group.value)
-    return Measured(group.name, workload, {c.name: c.role for c in contenders}, times)
-
-
-def _usable_groups(options: Options, results: Results) -> list[Group]:
-    usable = []
-    for group in all_groups(compiled=not options.quick):
-        if options.wants(group.name):
-            if reason := group.not_run():
-                results.not_run[group.name] = reason
-            else:
-                results.threads[group.name] = group.threads()
-                usable.append(group)
-    return usable
-
-
-def _rounds(options: Options, seconds: float) -> Rounds:
-    if options.rounds is not None:
-        return Rounds(options.rounds, options.rounds)
-    return Rounds(5 if seconds > 0 and not options.quick else 3, 51, seconds)
-
-
-def _weight(workload: Workload) -> float:
-    """Share of the time that a workload gets: more where a round takes longer, but far from in proportion."""
-    return float(workload.elements**0.25)
+        contenders = [c for c in group.contenders(workload) if compiled or not c.name.endswith("compiled")]
+        return Measured(group.name, workload, measure(contenders, rounds, group.value))

@@ -30,60 +30,61 @@ class Workload:
         return prod(self.shape)
 
     @property
-    def mode(self) -> str:
-        """``"forward"`` or ``"forward and backward"``."""
-        return "forward and backward" if self.gradient else "forward"
+    def options(self) -> dict[str, Any]:
+        """Arguments of our function and of PyTorch's."""
+        return {"reduction": self.reduction, "log_target": self.log_target}
+
+    @property
+    def usual(self) -> bool:
+        """Whether it is float32, ``"batchmean"``, with probabilities as target."""
+        return self == Workload(self.shape, gradient=self.gradient)
+
+    @property
+    def writes(self) -> bool:
+        """Whether a result has the size of the arrays."""
+        return self.gradient or self.reduction == "none"
+
+    @property
+    def what(self) -> str:
+        """Mode and options."""
+        options = ["log_target"] * self.log_target + [self.reduction] * (self.reduction != "batchmean")
+        return ", ".join(["forward and backward" if self.gradient else "forward", *options])
 
     def __str__(self) -> str:
-        options = ["log_target"] * self.log_target + [self.reduction] * (self.reduction != "batchmean")
-        return ", ".join([str(self.shape), self.dtype, self.mode, *options])
+        return f"{self.shape}, {self.dtype}, {self.what}"
 
 
-def grid(sizes: Sequence[Shape] = SIZES) -> Iterator[Workload]:
-    """Workloads of a full run, in the order of their arrays, so that arrays are made once.
+def grid(sizes: Sequence[Shape] = (), *, quick: bool = False) -> Iterator[Workload]:
+    """Workloads of a run. The full product would take hours: the usual ones have all sizes, the others some.
 
-    The full product would take hours: float32 goes to all sizes and both modes, everything else to some.
+    A quick run has the usual ones alone, without the gradient at the largest size.
     """
-    some = {sizes[0], sizes[len(sizes) // 2], sizes[-1]}
-    below_largest = max(0, len(sizes) - 2)  # where bandwidth counts as much as at the largest size, in less time
-    for number, shape in enumerate(sizes):
-        yield Workload(shape)
-        yield Workload(shape, gradient=True)
-        if shape in some:
-            yield Workload(shape, log_target=True)
-            yield Workload(shape, reduction="none")
-            if number < len(sizes) - 1 or number == 0:
-                yield Workload(shape, log_target=True, gradient=True)
-        if number in (0, below_largest, len(sizes) - 1):
-            yield Workload(shape, "float64")
-        if number in (0, below_largest):
-            yield Workload(shape, "float64", gradient=True)
-            for dtype in ("float16", "bfloat16"):
-                yield Workload(shape, dtype)
-                yield Workload(shape, dtype, gradient=True)
-
-
-def quick_grid(sizes: Sequence[Shape] = (SMALLEST, SIZES[2], LARGEST)) -> Iterator[Workload]:
-    """Workloads of a quick run: float32, ``"batchmean"``, probabilities as target; no gradient at the largest size."""
+    sizes = sizes or (SIZES[::2] if quick else SIZES)
     for shape in sizes:
         yield Workload(shape)
-        if shape != LARGEST:
+        if not (quick and shape == LARGEST):
             yield Workload(shape, gradient=True)
+    if quick:
+        return
+    some = [*dict.fromkeys((*sizes[:1], *sizes[-2:-1]))]  # the second largest shows bandwidth, too, in less time
+    for shape in some:
+        for gradient in (False, True):
+            yield Workload(shape, log_target=True, gradient=gradient)
+            yield from (Workload(shape, dtype, gradient) for dtype in ("float64", "float16", "bfloat16"))
+        yield Workload(shape, reduction="none")
+    if sizes[-1] not in some:
+        yield from (Workload(sizes[-1], reduction="none"), Workload(sizes[-1], log_target=True))
+        yield Workload(sizes[-1], "float64")
 
 
 @lru_cache(maxsize=1)
 def arrays(shape: Shape, dtype: str) -> tuple[Any, Any, Any]:
     """Log-probabilities, probabilities and their logarithms; bfloat16, which NumPy lacks, as float32."""
     rng = np.random.default_rng(0)
+    logits = (rng.standard_normal(shape, np.float32) for _ in range(2))
+    x, log_y = (a - np.log(np.exp(a).sum(axis=-1, keepdims=True)) for a in logits)
     held = np.dtype("float32" if dtype == "bfloat16" else dtype)
-
-    def log_probabilities() -> Any:
-        logits = rng.standard_normal(shape, np.float32)
-        logits -= np.log(np.exp(logits).sum(axis=-1, keepdims=True))
-        return logits
-
-    x, log_y = log_probabilities(), log_probabilities()
-    return x.astype(held, copy=False), np.exp(log_y).astype(held, copy=False), log_y.astype(held, copy=False)
+    return x.astype(held), np.exp(log_y).astype(held), log_y.astype(held)
 
 
 def operands(workload: Workload) -> tuple[Any, Any]:

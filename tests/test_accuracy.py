@@ -9,37 +9,41 @@ import mpmath
 import numpy as np
 import pytest
 
-from benchmarks import accuracy, accuracy_losses
-from benchmarks.accuracy_inputs import DIFFERENCES, distributions, rounded
-from benchmarks.accuracy_losses import PYTORCH, Implementation, Loss
-from benchmarks.accuracy_measure import Results, Row, Setting, Subject, measure
-from benchmarks.exact import exact_loss
+from benchmarks.accuracy import __main__ as accuracy
+from benchmarks.accuracy.inputs import DIFFERENCES, distributions, exact_loss, rounded
+from benchmarks.accuracy.losses import PYTORCH, Implementation, Loss, implementations
+from benchmarks.accuracy.measure import Row
 from tests import exact
 
-SETTING = Setting(Subject("float32"), 1000, "far")
+SETTING = ("float32", 1000, "far")
+
+longer_than_float64 = pytest.mark.skipif(
+    np.finfo(np.longdouble).nmant < 63, reason="this machine has no longer type than float64"
+)
 
 
 def by_mpmath(x: Any, y: Any, *, log_target: bool) -> Any:
     return mpmath.fsum(exact.losses(x, y, log_target=log_target)) / len(x)
 
 
+@longer_than_float64
 @pytest.mark.parametrize("log_target", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_exact_loss_is_that_of_mpmath_however_close_the_distributions(dtype: str, log_target: bool) -> None:
     for _, log_x, log_y in distributions(1000, 0):
         x, y = (rounded(values, dtype) for values in (log_x, log_y if log_target else np.exp(log_y)))
         wanted = by_mpmath(x, y, log_target=log_target)
-        assert abs(exact_loss(x, y, log_target=log_target) - wanted) <= 1e-15 * abs(wanted)
+        assert abs(exact_loss(x, y, log_target=log_target) - wanted) <= 1e-9 * abs(wanted)
 
 
+@longer_than_float64
 @pytest.mark.parametrize("log_target", [False, True])
-def test_exact_loss_of_float64_has_five_digits_more_than_its_losses(log_target: bool) -> None:
+def test_exact_loss_of_float64_errs_a_hundredth_of_the_rounding_of_its_terms(log_target: bool) -> None:
     for _, log_x, log_y in distributions(1000, 0):
         x, y = log_x, log_y if log_target else np.exp(log_y)
         wanted = by_mpmath(x, y, log_target=log_target)
-        terms = np.exp(y) * (y - x) if log_target else y * (np.log(y) - x)
-        error = abs(exact_loss(x, y, log_target=log_target) - wanted)
-        assert error <= max(1e-15 * abs(wanted), 1e-5 * abs(math.fsum(terms.ravel().tolist()) - wanted))
+        rounding = 2.0**-53 * np.linalg.norm(np.exp(log_y) * log_y)
+        assert abs(exact_loss(x, y, log_target=log_target) - wanted) <= max(1e-15 * abs(wanted), 1e-2 * rounding)
 
 
 def test_exact_loss_spans_blocks_and_counts_a_zero_target_as_zero() -> None:
@@ -69,10 +73,9 @@ def test_bfloat16_numbers_have_eight_bits_and_are_the_nearest() -> None:
 
 
 def test_error_is_of_all_draws_together_and_is_held_against_pytorch() -> None:
-    row = Row(SETTING, "kldiv_xp on NumPy", losses=[1.0, 7.0], exact=[0.0, 5.0], reference=[0.5, 5.0])
+    row = Row(*SETTING, "kldiv_xp on NumPy", losses=[1.0, 7.0], exact=[0.0, 5.0], reference=[0.5, 5.0])
     assert row.error == pytest.approx(math.sqrt(1 + 4) / 5)
     assert row.ratio == pytest.approx(math.sqrt(1 + 4) / 0.5)
-    assert row.relative_errors == [math.inf, 0.4]
 
 
 @pytest.mark.parametrize(
@@ -87,12 +90,12 @@ def test_error_is_of_all_draws_together_and_is_held_against_pytorch() -> None:
     ],
 )
 def test_no_error_and_no_number_can_be_held_against_each_other(ours: float, theirs: float, ratio: float) -> None:
-    assert Row(SETTING, "kldiv_xp on NumPy", [ours], [1.0], [theirs]).ratio == ratio
+    assert Row(*SETTING, "kldiv_xp on NumPy", [ours], [1.0], [theirs]).ratio == ratio
 
 
 def test_a_loss_that_is_exactly_zero_has_no_error_or_an_infinite_one() -> None:
-    assert Row(SETTING, PYTORCH, [0.0], [0.0], [0.0]).error == 0
-    assert Row(SETTING, PYTORCH, [1e-9], [0.0], [1e-9]).error == math.inf
+    assert Row(*SETTING, PYTORCH, [0.0], [0.0], [0.0]).error == 0
+    assert Row(*SETTING, PYTORCH, [1e-9], [0.0], [1e-9]).error == math.inf
 
 
 @pytest.fixture
@@ -111,17 +114,22 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return loss
 
+    def missing(_dtype: str, _log_target: bool) -> Loss:
+        import no_such_library  # type: ignore[import-not-found]  # noqa: F401
+
+        raise AssertionError
+
     known = [
-        Implementation(PYTORCH, (), ("float32",), times(1.01)),
-        Implementation("kldiv_xp, good", (), ("float32",), times(1.001)),
-        Implementation("kldiv_xp, bad", (), ("float32",), times(0.9)),
-        Implementation("kldiv_xp, failing", (), ("float32",), failing),
-        Implementation("another", ("no_such_library",), ("float32",), times(1)),
-        Implementation("narrow", ("numpy",), (), times(1)),
+        Implementation(PYTORCH, "float32", times(1.01)),
+        Implementation("kldiv_xp, good", "float32", times(1.001)),
+        Implementation("kldiv_xp, bad", "float32", times(0.9)),
+        Implementation("kldiv_xp, failing", "float32", failing),
+        Implementation("another", "float32", missing),
+        Implementation("narrow", "float16", times(1)),
     ]
-    monkeypatch.setattr("benchmarks.accuracy_measure.implementations", lambda: known)
+    monkeypatch.setattr("benchmarks.accuracy.measure.implementations", lambda: known)
     monkeypatch.setattr(accuracy, "QUICK_DRAWS", {1000: 2})
-    monkeypatch.setattr(accuracy, "QUICK_SUBJECTS", {Subject("float32"): 1000, Subject("float32", log_target=True): 10})
+    monkeypatch.setattr(accuracy, "QUICK_SUBJECTS", {"float32": 1000, "float32, log_target": 10})
 
 
 @pytest.mark.parametrize(
@@ -158,44 +166,36 @@ def test_command_prints_the_verdict_and_writes_json_and_a_plot(
     output = capsys.readouterr().out
     assert "Worse than twice PyTorch's error: 7 of 14 rows of ours" in output
     assert "Better than PyTorch: 7 of 14 rows of ours" in output
-    assert "kldiv_xp, bad, float32, 1,000 elements, far: 1.0e-1, 10.0 times PyTorch's" in output
-    assert "not run: no_such_library is not installed: another" in output
-    assert "not run: numpy has no float32: narrow" in output
-    assert "not run: ArithmeticError: of no use: kldiv_xp, failing" in output
+    assert "kldiv_xp, bad, float32, 1,000 elements, far: 1.0e-01, 10.0 times PyTorch's" in output
+    assert "not run: another, float32: no_such_library is not installed" in output
+    assert "not run: narrow, float32: TypeError: no float32" in output
+    assert "not run: kldiv_xp, failing, float32, from 1,000 elements on: ArithmeticError: of no use" in output
     contents = json.loads(json_path.read_text())
     assert len(contents["rows"]) == 3 * len(DIFFERENCES)
-    assert contents["rows"][1] | {"losses": 0, "exact": 0} == {
+    assert contents["rows"][1] | {"losses": 0, "exact": 0, "reference": 0} == {
         "implementation": "kldiv_xp, good",
-        "dtype": "float32",
-        "log_target": False,
+        "subject": "float32",
         "elements": 1000,
         "difference": "far",
         "error": pytest.approx(0.001),
         "ratio": pytest.approx(0.1),
-        "median": pytest.approx(0.001),
-        "largest": pytest.approx(0.001),
         "losses": 0,
         "exact": 0,
+        "reference": 0,
     }
     assert len(contents["rows"][1]["losses"]) == len(contents["rows"][1]["exact"]) == 2
     assert plot_path.read_text().startswith("<?xml")
 
 
-@pytest.mark.usefixtures("few")
-def test_progress_adds_up_to_all_elements() -> None:
-    told = []
-    measure(Results({1000: 2}), {Subject("float32"): 1000}, lambda elements, _what: told.append(elements))
-    assert sum(told) == 2 * 1000 * len(DIFFERENCES)
-
-
-@pytest.mark.parametrize("implementation", list(accuracy_losses.implementations()), ids=lambda one: str(one.name))
+@pytest.mark.parametrize("implementation", list(implementations()), ids=lambda one: str(one.name))
 def test_every_implementation_computes_this_loss(implementation: Implementation) -> None:
     if "compiled" in implementation.name:
         pytest.skip("compiling takes seconds")
-    if reason := implementation.not_run("float32"):
-        pytest.skip(reason)
     for log_target in (False, True):
         _, log_x, log_y = next(distributions(1000, 0))
         x, y = (rounded(values, "float32") for values in (log_x, log_y if log_target else np.exp(log_y)))
-        value = implementation.prepare("float32", log_target)(x, y)
+        try:
+            value = implementation.prepare("float32", log_target)(x, y)
+        except ImportError as error:
+            pytest.skip(str(error))
         assert value == pytest.approx(exact_loss(x, y, log_target=log_target), rel=1e-5)

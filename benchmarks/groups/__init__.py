@@ -1,57 +1,26 @@
 """Groups of contenders: one for each library and way of calling it. A device is a parameter of the same code."""
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from importlib import import_module
+from typing import Any
 
-from benchmarks.contender import Contender
-from benchmarks.groups.jax import JAX
-from benchmarks.groups.numpy import NumPy
-from benchmarks.groups.torch import Torch
-from benchmarks.workload import Workload
+from benchmarks.contender import Group
 
-
-class Group(Protocol):
-    """Contenders that are measured against each other."""
-
-    name: str
-
-    def not_run(self) -> str | None:
-        """Why nothing of this group can be run here."""
-
-    def threads(self) -> str:
-        """Threads that this group computes in, in words."""
-
-    def takes(self, workload: Workload, /) -> bool:
-        """Whether this group computes such a workload."""
-
-    def context(self, workload: Workload, /) -> AbstractContextManager[object]:
-        """Switched on while the group computes."""
-
-    def contenders(self, workload: Workload) -> Iterator[Contender]:
-        """Ours and the peers, on the same memory."""
-
-    def floor(self, workload: Workload) -> Iterator[Contender]:
-        """The least that any formula has to do."""
-
-    def value(self, result: Any) -> float:
-        """The loss that a contender returned, as a number."""
+GROUPS: dict[str, tuple[str, dict[str, Any]]] = {
+    "NumPy": ("numpy.NumPy", {}),
+    "PyTorch": ("torch.Torch", {}),
+    "JAX eager": ("jax.JAX", {"jitted": False}),
+    "JAX jitted": ("jax.JAX", {"jitted": True}),
+    "CuPy": ("numpy.NumPy", {"library": "cupy"}),
+    "PyTorch CUDA": ("torch.Torch", {"device": "cuda"}),
+    "JAX CUDA eager": ("jax.JAX", {"device": "cuda", "jitted": False}),
+    "JAX CUDA jitted": ("jax.JAX", {"device": "cuda", "jitted": True}),
+}
+"""Class and options of each group. The library is imported with the group."""
 
 
-def all_groups(*, compiled: bool = True) -> list[Group]:
-    """Every group; without ``compiled`` nothing goes through ``torch.compile``, which takes seconds each time."""
-    return [
-        NumPy(),
-        Torch(compiled=compiled),
-        JAX(jitted=False),
-        JAX(jitted=True),
-        NumPy("cupy"),
-        Torch("cuda", compiled=compiled),
-        JAX("cuda", jitted=False),
-        JAX("cuda", jitted=True),
-    ]
-
-
-def group_named(name: str) -> Group:
-    """The group of this name."""
-    return next(group for group in all_groups() if group.name == name)
+def load(name: str) -> Group:
+    """Group of this name. Raises ``ImportError`` without its library, and ``NotRunError`` without its device."""
+    path, options = GROUPS[name]
+    module, _, class_name = path.partition(".")
+    group: Group = getattr(import_module(f"benchmarks.groups.{module}"), class_name)(name, **options)
+    return group

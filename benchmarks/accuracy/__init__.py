@@ -1,0 +1,1 @@
+"""Relative error of the loss against its exact value."""

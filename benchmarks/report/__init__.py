@@ -1,1 +1,0 @@
-"""The results, for a terminal, as JSON and as plots."""
