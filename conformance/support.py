@@ -41,9 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not options.run.exists():
         parser.error(f"there is no {options.run}: run `make conformance` first")
+    present = {path: _read(parser, path) for path in options.files}
     if not options.check:
         check_outputs(parser, options.files, [options.run])
-    present = {path: _read(parser, path) for path in options.files}
     wanted = {}
     for path, text in present.items():
         try:
