@@ -36,7 +36,7 @@ help:  ## Show these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-19s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "$(FRAMEWORKS): install the framework in an environment of its own, record and judge it"
 
-conformance: $(READY)  ## Hold every implementation against torch.nn.KLDivLoss
+conformance: $(READY)  ## Compare every implementation with torch.nn.KLDivLoss
 	$(ON_VECTORS) $(BIN)/python -m conformance --write build/conformance.html --write build/conformance.json
 
 conformance-full: $(READY)  ## The same without sampling: hours

@@ -61,7 +61,7 @@ def measure(
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     loops = loops_for([min(timed(call, 1, clock) for _ in range(2)) for call in calls.values()])
     started, end = clock(), 0.0
-    shuffled = Random(0)  # in a fixed order everyone would always follow the same one
+    shuffled = Random(0)  # a fixed order would always run the same contender before each one
     for done in count():
         spent = clock() - started
         if done == rounds.least:
@@ -81,4 +81,4 @@ def timed(call: Call, loops: int, clock: Callable[[], float]) -> float:
 def loops_for(seconds: Sequence[float]) -> int:
     """Calls in one measurement, the same for all, given the time of each contender's call."""
     wanted = math.ceil(RESOLVED / max(min(seconds, default=1.0), 1e-9))
-    return max(1, min(wanted, math.floor(LONGEST_LOOP / max(*seconds, 1e-9, 1e-9))))
+    return max(1, min(wanted, math.floor(LONGEST_LOOP / max([*seconds, 1e-9]))))

@@ -437,7 +437,7 @@ def content_digest(manifest: bytes, arrays: Mapping[str, Values]) -> str:
 
 def _cases(entries: list[dict[str, Any]], operands: Mapping[str, Operand]) -> Iterator[Case]:
     for entry in entries:
-        # What is left out of an entry is as it is for a case that does not say it.
+        # A field missing from an entry has its default value.
         optional = {"call": entry["call"]} if "call" in entry else {}
         if "cotangent" in entry:
             optional["cotangent"] = operands[entry["cotangent"]]

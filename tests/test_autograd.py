@@ -47,6 +47,17 @@ def test_the_gradient_is_the_closed_form(
     np.testing.assert_allclose(gradient, both[1], rtol=4 * eps, atol=16 * eps)
 
 
+@pytest.mark.parametrize("log_target", [False, True])
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_gradients_at_special_values_do_not_warn(convention: Any, log_target: bool) -> None:
+    special = np.asarray([0.0, -1.0, 0.5, np.inf, -np.inf, np.nan])
+    x, y = (values.copy() for values in np.meshgrid(special, special))
+    both: Any = kl_div_value_and_grad(x, y, "sum", log_target, convention=convention, argnums=(0, 1))
+    for argnum in (0, 1):
+        gradient: Any = grad(lambda x, y: kl_div(x, y, "sum", log_target, convention=convention), argnum)(x, y)
+        np.testing.assert_array_equal(gradient, both[1][argnum])
+
+
 def test_the_second_derivative_by_a_zero_target_is_no_nan() -> None:
     x, y = arrays(log_target=False)
     second = hessian(lambda y: kl_div(x, y, "sum"))(y)

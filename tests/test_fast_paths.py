@@ -163,7 +163,7 @@ class TestThreads:
             values.append(kl_div(x, y, "sum"))
         assert values[0] == values[1] == values[2]
 
-    def test_where_there_are_none_to_have_the_caller_does_the_work(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_caller_computes_alone_if_no_thread_can_start(self, monkeypatch: pytest.MonkeyPatch) -> None:
         x, y = arrays(NUMPY, 700, 1000)
         expected = kl_div(x, y, "sum")
         monkeypatch.setattr(numpy, "threads", lambda: 3)

@@ -106,6 +106,25 @@ def test_functional_transformations_compose(loss: KLDivLoss) -> None:
 
 
 class TestCompile:
+    def test_a_program_is_compiled_once_whatever_else_is_computed(self) -> None:
+        x, y = torch.zeros(3, 4), torch.full((3, 4), 0.25)
+        step = torch.compile(lambda x, y: kl_div(x, y, "sum") * 2, fullgraph=True, backend="eager")
+        step(x, y)
+        with patch.object(torch._dynamo.config, "error_on_recompile", True):
+            for other in (np.zeros((2, 3)), torch.nn.Parameter(torch.zeros(2, 3))):
+                kl_div(other, other)
+                step(x, y)
+
+    @pytest.mark.parametrize("reduction", REDUCTIONS)
+    def test_the_closed_form_is_one_graph(self, reduction: Any) -> None:
+        x, y = torch.zeros(3, 4), torch.full((3, 4), 0.25)
+        cotangent = torch.ones(3, 4) if reduction == "none" else None
+
+        def both(x: torch.Tensor, y: torch.Tensor) -> Any:
+            return kl_div_value_and_grad(x, y, reduction, argnums=(0, 1), cotangent=cotangent)
+
+        torch.testing.assert_close(torch.compile(both, fullgraph=True, backend="eager")(x, y), both(x, y))
+
     # Warnings are errors, so these also check that the compiler has no doubts about what it finds in the library.
 
     @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from kldiv_xp import kl_div
 BUFFER = 16384
 """Elements of a buffer that stays in a cache."""
 MOST_EAGER_WITH_GRADIENT = 1 << 17
-"""Elements up to which gradients are taken eagerly; who trains on more jits the step."""
+"""Elements up to which gradients are taken eagerly; larger training steps are jitted in practice."""
 
 
 class JAX(Group):

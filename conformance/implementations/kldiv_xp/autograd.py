@@ -3,8 +3,6 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import autograd
-import autograd.numpy as anp
 import numpy as np
 
 from conformance.implementations.kldiv_xp import CONVENTIONS
@@ -17,6 +15,7 @@ class KLDivXP(ClosedForm):
     """Arrays in Autograd's boxes."""
 
     gradients_by = "autodiff"
+    needs = ("autograd",)
     layouts = LAYOUTS
     calls = ("in a graph", "backward twice")
 
@@ -29,6 +28,9 @@ class KLDivXP(ClosedForm):
 
     def evaluate(self, case: Case, input: Any, target: Any, cotangent: Any) -> tuple[Any, Mapping[str, Any]]:
         """Loss, and its gradients by ``autograd.make_vjp``."""
+        import autograd
+        import autograd.numpy as anp
+
         loss = KLDivLoss(case.reduction, case.log_target, convention=self.convention)  # type: ignore[arg-type]
         arguments = {"input": input, "target": target}
         if not all(isinstance(argument, np.ndarray) for argument in arguments.values()):

@@ -47,7 +47,7 @@ class _ByPath(Implementation):
     path: Path
 
     def compute(self, case: Case) -> Outcome:
-        """What it computes by the path."""
+        """Outcome on this code path."""
         with self.path():
             return super().compute(case)
 

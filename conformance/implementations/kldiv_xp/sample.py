@@ -17,12 +17,12 @@ LARGE = 2000
 def left_out_of_sample(case: Case, one_in: int, convention: str | None) -> str | None:
     """Reason to leave a case out of a sample of one in so many; ``None`` for one that is taken.
 
-    The documentation's examples, the grids of special values and the calls to refuse are always taken, and so is of
-    each group a case of each kind. The conventions differ at the edges alone: of the second and third of them, only
-    these are taken.
+    The sample always has the documentation's examples, the grids of special values, the calls to refuse, and of each
+    group a case of each kind. Off the edges the conventions differ by rounding at most: of the second and third of them
+    the sample has edge cases, examples and calls to refuse alone.
     """
     if case.group not in ("edge", *ALWAYS) and convention not in (None, CONVENTIONS[0]):
-        return "the conventions differ at the edges alone; run with --all"
+        return "this convention is sampled at the edges alone; run with --all"
     drawn = _draw(case) % one_in == 0
     taken = case.group in ALWAYS or case.id.startswith("edge/grid/") or case.id in _one_of_each_kind() or drawn
     return None if taken else f"a sample: one case in {one_in}, and one of each kind; run with --all for every one"

@@ -7,6 +7,7 @@ from array_api_compat import is_array_api_obj
 from kldiv_xp._arguments import listed
 from kldiv_xp._options import type_name
 from kldiv_xp.backends._standard import Array, Backend
+from kldiv_xp.backends.torch import Torch
 
 # `find` calls `owns` in this order. PyTorch comes first because torch.compile traces these calls, and those of the
 # other libraries read sys.modules.
@@ -28,10 +29,14 @@ _LIBRARIES: tuple[type[Backend], ...] = tuple(
     )
 )
 _found: dict[type, Backend] = {}
+_made: dict[object, Backend] = {}
+"""By the library, or the namespace of one without its own file: two types of arrays of one library share a backend."""
 
 
 def find(input: Array, target: Array, cotangent: Array = None) -> Backend:
     """Backend for the arrays of a call; raise unless one library can compute with all of them."""
+    if Torch.is_traced(input, target, cotangent):
+        return Torch.of(input)  # torch.compile would guard on the table, and compile again when it grows
     backend = _found.get(type(input))
     if backend is not None and backend is _found.get(type(target)) and cotangent is None:
         return backend
@@ -43,7 +48,7 @@ def find(input: Array, target: Array, cotangent: Array = None) -> Backend:
         if all(other is backend or backend.converts(other) for other in backends):
             return backend
     for backend, (name, x) in zip(backends, given.items(), strict=True):
-        backend.taken(name, x)  # the error for an unsuitable array says more than the one below
+        backend.accepted(name, x)  # the error for an unsuitable array says more than the one below
     types = listed(map(type_name, given.values()))
     raise TypeError(f"{listed(given)} must come from one array library, got {types}; convert them to arrays of one")
 
@@ -59,6 +64,6 @@ def _backend_of(name: str, x: Array) -> Backend:
             )
         library = Backend
     backend = library.of(x)
-    known = (other for other in _found.values() if type(other) is library and other.xp is backend.xp)
-    _found[kind] = backend = next(known, backend)
+    # Another thread may have made one meanwhile.
+    _found[kind] = backend = _made.setdefault(backend.xp if library is Backend else library, backend)
     return backend

@@ -5,7 +5,7 @@ microseconds, so this code avoids function calls.
 """
 
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ from kldiv_xp._options import Options, Reduction
 from kldiv_xp.backends._standard import Array, Backend, DType
 
 
-class InBlocks(Backend):
+class InBlocks(Backend, ABC):
     """A library with arrays in memory.
 
     Blocks use the library's own namespace ``native``, whose functions are faster to call than the wrapped ones.
@@ -142,12 +142,7 @@ class InBlocks(Backend):
         if is_number(cotangent):
             return reduction != "none" and not self.needs_grad(x, y)
         like, shape = (x, x.shape) if reduction == "none" else (cotangent, ())
-        return (
-            self.owns(type(cotangent))
-            and self.is_ordinary(like, cotangent)
-            and cotangent.shape == shape
-            and not self.needs_grad(x, y, cotangent)
-        )
+        return self.is_ordinary(like, cotangent) and cotangent.shape == shape and not self.needs_grad(x, y, cotangent)
 
     def _unreduced(self, x: Array, y: Array, options: Options) -> tuple[Array, bool]:
         dtype = self.result_dtype(x, y)

@@ -15,9 +15,9 @@ class OnNumPy(Backend):
     has_bfloat16 = False
     """Whether an array may hold ``ml_dtypes.bfloat16``, which NumPy does not count as floating."""
 
-    def takes(self, dtype: DType) -> bool:
+    def supports(self, dtype: DType) -> bool:
         """Whether a dtype is real floating with 16 bits or more."""
-        return self._is_bfloat16(dtype) or super().takes(dtype)
+        return self._is_bfloat16(dtype) or super().supports(dtype)
 
     def result_dtype(self, x: Array, y: Array) -> DType:
         """Promoted dtype; float32 for bfloat16 with float16, which NumPy does not promote, as in PyTorch and JAX."""
@@ -33,7 +33,7 @@ class OnNumPy(Backend):
         return self.xp.float32 if self._is_bfloat16(dtype) else super().computing_dtype(dtype)
 
     def adding_dtype(self, dtype: DType, x: Array) -> DType:
-        """float64: the terms of close distributions cancel, and NumPy's float32 logarithm is biased."""
+        """float64 on the plain path: terms of close distributions cancel, and NumPy's float32 logarithm is biased."""
         return self.xp.result_type(self.computing_dtype(dtype), self.xp.float64)
 
     def quiet(self) -> AbstractContextManager[Any]:

@@ -21,25 +21,26 @@ class Backend:
     overrides some of these methods. Below, ``x`` and ``y`` are the input and the target, of the same shape.
 
     ===================  ===============================================================================================
-    method               overridden by
+    method               overridden by: why
     ===================  ===============================================================================================
-    ``owns``             every library with its own file
-    ``of``               PyTorch, MLX and ndonnx, whose arrays do not announce the right namespace
-    ``converts``         JAX, which accepts NumPy arrays beside its own
-    ``taken``            JAX, which converts NumPy arrays; libraries with arrays whose loss would be wrong
-    ``takes``            NumPy and Dask, whose arrays may hold bfloat16
-    ``device_of``        JAX, PyTorch and MLX, whose arrays may have no single device
-    ``result_dtype``     NumPy and Dask, for bfloat16; PyTorch, for autocast
-    ``computing_dtype``  NumPy and Dask, for bfloat16
-    ``adding_dtype``     libraries that compute with NumPy, whose float32 logarithm is biased
-    ``of_equal_shape``   Dask and ndonnx, whose sizes may be unknown; MLX, whose sizes may change
-    ``count``            ndonnx, whose sizes are arrays
-    ``elements``         JAX, PyTorch and MLX, to define the closed form as the derivative
-    ``sum``              PyTorch, MLX and ndonnx, which add sequentially
-    ``rounded``          PyTorch, whose sums may be spread over processes
-    ``quiet``            libraries that compute with NumPy, which warns about intended NaN
-    ``loss``             NumPy, PyTorch and JAX, for arrays in memory
-    ``value_and_grad``   NumPy and PyTorch, for arrays in memory
+    ``owns``             Torch, NumPy, JAX, MLX, NDOnnx, Dask, Cubed, Strict, Sparse, Autograd, Blosc2, MArray: each has
+    ``of``               Torch, MLX, NDOnnx, Autograd, Blosc2, MArray: arrays that announce no namespace
+    ``converts``         JAX, Autograd: NumPy arrays may stand beside their own
+    ``accepted``         JAX, NumPy, Torch, Dask, Sparse, Autograd, Blosc2, MArray: some arrays are converted or refused
+    ``supports``         OnNumPy, Autograd: bfloat16 and a namespace without ``isdtype``
+    ``device_of``        JAX, Torch, MLX, Autograd: arrays without one device
+    ``result_dtype``     OnNumPy, NumPy, Torch, Autograd: bfloat16, byte order, autocast
+    ``computing_dtype``  OnNumPy, NumPy, Torch: bfloat16, and a quicker look-up
+    ``adding_dtype``     OnNumPy, Strict: float64, because NumPy's float32 logarithm is biased
+    ``of_equal_shape``   Dask, NDOnnx, MLX: sizes that are unknown, or may change
+    ``count``            NDOnnx: sizes that are arrays
+    ``elements``         JAX, Torch, MLX, Autograd: the closed form as the derivative
+    ``sum``              Torch, MLX, NDOnnx: they add sequentially
+    ``rounded``          Torch: sums that are spread over processes
+    ``quiet``            OnNumPy: NumPy warns about intended NaN
+    ``cast``             NumPy, Torch, MLX, Autograd: a method in place of a function
+    ``loss``             NumPy, Torch, JAX: arrays in memory
+    ``value_and_grad``   InBlocks: arrays in memory
     ===================  ===============================================================================================
     """
 
@@ -60,14 +61,14 @@ class Backend:
         """Whether one call may mix arrays of another library with arrays of this one."""
         return False
 
-    def taken(self, name: str, x: Array) -> Array:
+    def accepted(self, name: str, x: Array) -> Array:
         """The caller's array, converted if necessary; raise if the loss would ignore what it means.
 
         ``name`` is the name of the argument, for the error message.
         """
         return x
 
-    def takes(self, dtype: DType) -> bool:
+    def supports(self, dtype: DType) -> bool:
         """Whether a dtype is real floating with 16 bits or more."""
         try:
             return bool(self.xp.isdtype(dtype, "real floating")) and self.xp.finfo(dtype).bits >= 16
@@ -138,7 +139,7 @@ class Backend:
 
     def loss(self, input: Array, target: Array, options: Options) -> Array:
         """The loss of the caller's arrays."""
-        x, y = self.take(input=input, target=target)
+        x, y = self.prepared(input=input, target=target)
         return self.plain_loss(x, self.of_same_shape(x, y), options)
 
     def value_and_grad(
@@ -146,10 +147,10 @@ class Backend:
     ) -> tuple[Array, list[Array]]:
         """The loss of the caller's arrays, and its gradients by the arguments in ``wanted``."""
         if is_number(cotangent):
-            x, y = self.take(input=input, target=target)
+            x, y = self.prepared(input=input, target=target)
             weight = 1.0 if cotangent is None else float(cotangent)
         else:
-            x, y, weight = self.take(input=input, target=target, cotangent=cotangent)
+            x, y, weight = self.prepared(input=input, target=target, cotangent=cotangent)
         y = self.of_same_shape(x, y)
         check_cotangent(cotangent, options.reduction, tuple(x.shape))
         computing = self.computing_dtype(self.result_dtype(x, y))
@@ -164,12 +165,12 @@ class Backend:
             gradients = [loss_derivative(wide_x, wide_y, argnum, weight, options, self.xp) for argnum in wanted]
             return loss, [self.cast(g, (x, y)[argnum].dtype) for argnum, g in zip(wanted, gradients, strict=True)]
 
-    def take(self, **given: Array) -> list[Array]:
+    def prepared(self, **given: Array) -> list[Array]:
         """The caller's arrays, checked and converted.
 
         The keywords are the names of the arguments, for the error messages.
         """
-        arrays = {name: self.taken(name, x) for name, x in given.items()}
+        arrays = {name: self.accepted(name, x) for name, x in given.items()}
         devices = {name: self.device_of(x) for name, x in arrays.items()}
         known = [place for place in devices.values() if place is not None]
         if any(place != known[0] for place in known):
@@ -182,7 +183,7 @@ class Backend:
 
     def check_dtype(self, name: str, x: Array) -> None:
         """Raise for an array of an unsupported dtype."""
-        if not self.takes(x.dtype):
+        if not self.supports(x.dtype):
             raise TypeError(
                 f"{name} must have a real floating-point dtype of 16 bits or more, got {x.dtype}; convert it first"
             )

@@ -4,15 +4,12 @@ Plain autograd would keep the formula's intermediate results for the backward pa
 infinite for a float32 target below 3e-39.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from kldiv_xp._formulas import loss_derivative, loss_elements
 from kldiv_xp._options import Options
-
-if TYPE_CHECKING:
-    from kldiv_xp.backends.torch import Torch
 
 
 class LossElements(torch.autograd.Function):
@@ -68,7 +65,7 @@ class LossInBlocks(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, y: torch.Tensor, options: Options, backend: "Torch") -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, y: torch.Tensor, options: Options, backend: Any) -> torch.Tensor:
         """Reduced or unreduced loss."""
         loss: torch.Tensor
         loss, ctx.on_edge = backend.loss_in_blocks(x, y, options)

@@ -29,12 +29,12 @@ class Autograd(OnNumPy):
         """Whether one call may mix arrays of another library with boxes: NumPy's."""
         return isinstance(other, NumPy)
 
-    def taken(self, name: str, x: Array) -> Array:
+    def accepted(self, name: str, x: Array) -> Array:
         """The array; raise for a subclass of ``numpy.ndarray`` with its own semantics."""
         refuse_subclass(name, getattr(x, "_value", x))
         return x
 
-    def takes(self, dtype: DType) -> bool:
+    def supports(self, dtype: DType) -> bool:
         """Whether a dtype is real floating; all of NumPy's have 16 bits or more."""
         np = sys.modules["numpy"]
         return bool(np.issubdtype(dtype, np.floating))
@@ -64,7 +64,11 @@ def _with_closed_form(options: Options) -> Any:
     elements = primitive(lambda x, y: guarded_loss_elements(x, y, options, sys.modules["numpy"]))
 
     def weighted(argnum: int) -> Any:
-        return lambda weight, x, y: loss_derivative(x, y, argnum, weight, options, xp)
+        def derivative(weight: Array, x: Array, y: Array) -> Array:
+            with sys.modules["numpy"].errstate(all="ignore"):
+                return loss_derivative(x, y, argnum, weight, options, xp)
+
+        return derivative
 
     def pullback(argnum: int) -> Any:
         return lambda _, x, y: lambda weight: weighted(argnum)(weight, x, y)

@@ -19,7 +19,7 @@ class Blosc2(Backend):
         """Backend without a namespace, because it computes nothing."""
         return cls(None)
 
-    def taken(self, name: str, x: Array) -> NoReturn:
+    def accepted(self, name: str, x: Array) -> NoReturn:
         """Raise."""
         raise TypeError(
             f"{name} is a {type_name(x)}, whose lazy expressions do not follow the standard; decompress it with [:]"

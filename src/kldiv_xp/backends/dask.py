@@ -20,7 +20,7 @@ class Dask(OnNumPy):
         library = sys.modules.get("dask.array")
         return library is not None and issubclass(kind, library.Array)
 
-    def taken(self, name: str, x: Array) -> Array:
+    def accepted(self, name: str, x: Array) -> Array:
         """The array; raise for blocks that are masked arrays or another subclass of ``numpy.ndarray``."""
         refuse_subclass(name, x._meta)
         return x

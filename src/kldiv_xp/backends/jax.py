@@ -32,7 +32,7 @@ class JAX(Backend):
         """Whether one call may mix arrays of another library with JAX arrays: NumPy's, as in JAX itself."""
         return isinstance(other, NumPy)
 
-    def taken(self, name: str, x: Array) -> Array:
+    def accepted(self, name: str, x: Array) -> Array:
         """The array; a NumPy array is converted to a JAX array."""
         if isinstance(x, self._array):
             return x

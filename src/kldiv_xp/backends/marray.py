@@ -19,7 +19,7 @@ class MArray(Backend):
         """Backend without a namespace, because it computes nothing."""
         return cls(None)
 
-    def taken(self, name: str, x: Array) -> NoReturn:
+    def accepted(self, name: str, x: Array) -> NoReturn:
         """Raise."""
         raise TypeError(
             f"{name} is a {type_name(x)}, and a mean would count its masked elements; pass its data, with targets of 0"

@@ -38,7 +38,7 @@ class NumPy(InBlocks, OnNumPy):
         # As a decorator, errstate takes half the time of a context manager.
         self._in_silence = np.errstate(all="ignore")(self.loss_in_blocks)
 
-    def taken(self, name: str, x: Array) -> Array:
+    def accepted(self, name: str, x: Array) -> Array:
         """The array; raise for a subclass with its own semantics."""
         refuse_subclass(name, x)
         return x

@@ -16,7 +16,7 @@ class Sparse(OnNumPy):
         library = sys.modules.get("sparse")
         return library is not None and issubclass(kind, library.SparseArray)
 
-    def taken(self, name: str, x: Array) -> Array:
+    def accepted(self, name: str, x: Array) -> Array:
         """The array; raise for a ``DOK``."""
         if isinstance(x, sys.modules["sparse"].DOK):
             raise TypeError(

@@ -14,8 +14,8 @@ from kldiv_xp.backends._standard import Array, DType
 
 FEW = 2**12
 
-# torch.is_autocast_enabled raises for these devices. torch.compile cannot trace torch.amp.is_autocast_available before
-# PyTorch 2.12.
+# torch.is_autocast_enabled raises for these devices. PyTorch 2.11, which made the recordings on CUDA, cannot compile
+# torch.amp.is_autocast_available.
 _WITHOUT_AUTOCAST = ("meta", "lazy", "vulkan")
 
 
@@ -36,6 +36,16 @@ class Torch(InBlocks):
         return issubclass(kind, torch.Tensor)
 
     @classmethod
+    def is_traced(cls, input: Array, target: Array, cotangent: Array) -> bool:
+        """Whether ``torch.compile`` traces a call with these, and all are tensors."""
+        if not hasattr(input, "__torch_function__"):
+            return False
+        import torch
+
+        given = (input, target) if cotangent is None else (input, target, cotangent)
+        return torch.compiler.is_compiling() and all(isinstance(x, torch.Tensor) for x in given)
+
+    @classmethod
     def of(cls, x: Array) -> "Torch":  # noqa: ARG003
         """Backend for tensors."""
         # Not array_namespace: it calls a cached function, and torch.compile warns about those.
@@ -51,7 +61,7 @@ class Torch(InBlocks):
         self._ordinary = (torch.Tensor, torch.nn.Parameter)
         self._dtypes = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
 
-    def taken(self, name: str, x: Array) -> Array:
+    def accepted(self, name: str, x: Array) -> Array:
         """The tensor; raise for nested, sparse and masked ones."""
         if x.is_nested:
             raise TypeError(f"{name} is a nested tensor, whose sizes differ from row to row; pass its values() instead")
@@ -108,7 +118,7 @@ class Torch(InBlocks):
         A DTensor adds up its partial sums only when it is read, which would be after rounding to 16 bits.
         """
         placements = getattr(loss, "placements", ())
-        if loss.dtype != dtype and any(p.is_partial() for p in placements):
+        if self.computing_dtype(dtype) is not dtype and any(p.is_partial() for p in placements):
             from torch.distributed.tensor import Replicate
 
             loss = loss.redistribute(placements=[Replicate() if p.is_partial() else p for p in placements])
@@ -116,7 +126,7 @@ class Torch(InBlocks):
 
     def loss(self, input: Array, target: Array, options: Options) -> Array:
         """The loss of the caller's tensors."""
-        if self.native.compiler.is_compiling() or not self.is_ordinary(input, target):
+        if not self.is_ordinary(input, target):
             return super().loss(input, target, options)
         recorded = (input.requires_grad or target.requires_grad) and self.native.is_grad_enabled()
         size = input.numel()
@@ -157,11 +167,12 @@ class Torch(InBlocks):
     def is_ordinary(self, x: Array, y: Any) -> bool:
         """Whether ``x`` and ``y`` are plain CPU tensors of one shape.
 
-        False if anything other than reverse-mode autograd records operations on them.
+        False if anything other than reverse-mode autograd records operations on them, or ``torch.compile`` traces them.
         """
         strided = self.native.strided
         return (
-            type(x) in self._ordinary
+            not self.native.compiler.is_compiling()
+            and type(x) in self._ordinary
             and type(y) in self._ordinary
             and not self.is_watched()  # before the shapes, which are tensors in torch.jit.trace
             and x.is_cpu
