@@ -17,14 +17,14 @@ class Options(NamedTuple):
     convention: Convention
 
 
-_ALL = {options: options for options in map(Options._make, product(_REDUCTIONS, (False, True), _CONVENTIONS))}
+_ALL = {given: Options(*given) for given in product(_REDUCTIONS, (False, True), _CONVENTIONS)}
 
 
 def checked(reduction: Reduction, log_target: bool, convention: Convention) -> Options:
     """Options of a call; raise for an undocumented choice."""
     try:
-        options = _ALL[reduction, log_target, convention]  # type: ignore[index]
-    except (KeyError, TypeError):  # a value that cannot be hashed is no choice
+        options = _ALL.get((reduction, log_target, convention))
+    except TypeError:  # a value that cannot be hashed is no choice
         options = None
     if options is None or options.log_target is not log_target:  # 1 == True and 0 == False
         _check_choice("reduction", reduction, _REDUCTIONS)
