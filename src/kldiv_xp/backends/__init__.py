@@ -7,7 +7,7 @@ from array_api_compat import is_array_api_obj
 from kldiv_xp._arguments import listed
 from kldiv_xp._options import type_name
 from kldiv_xp.backends._standard import Array, Backend
-from kldiv_xp.backends.torch import Torch
+from kldiv_xp.backends.torch import TracedTorch
 
 # `find` calls `owns` in this order. PyTorch comes first because torch.compile traces these calls, and those of the
 # other libraries read sys.modules.
@@ -35,8 +35,8 @@ _made: dict[object, Backend] = {}
 
 def find(input: Array, target: Array, cotangent: Array = None) -> Backend:
     """Backend for the arrays of a call; raise unless one library can compute with all of them."""
-    if Torch.is_traced(input, target, cotangent):
-        return Torch.of(input)  # torch.compile would guard on the table, and compile again when it grows
+    if TracedTorch.traces(input, target, cotangent):
+        return TracedTorch.of(input)  # torch.compile would guard on the table, and compile again when it grows
     backend = _found.get(type(input))
     if backend is not None and backend is _found.get(type(target)) and cotangent is None:
         return backend

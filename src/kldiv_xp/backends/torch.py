@@ -36,16 +36,6 @@ class Torch(InBlocks):
         return issubclass(kind, torch.Tensor)
 
     @classmethod
-    def is_traced(cls, input: Array, target: Array, cotangent: Array) -> bool:
-        """Whether ``torch.compile`` traces a call with these, and all are tensors."""
-        if not hasattr(input, "__torch_function__"):
-            return False
-        import torch
-
-        given = (input, target) if cotangent is None else (input, target, cotangent)
-        return torch.compiler.is_compiling() and all(isinstance(x, torch.Tensor) for x in given)
-
-    @classmethod
     def of(cls, x: Array) -> "Torch":  # noqa: ARG003
         """Backend for tensors."""
         # Not array_namespace: it calls a cached function, and torch.compile warns about those.
@@ -167,12 +157,11 @@ class Torch(InBlocks):
     def is_ordinary(self, x: Array, y: Any) -> bool:
         """Whether ``x`` and ``y`` are plain CPU tensors of one shape.
 
-        False if anything other than reverse-mode autograd records operations on them, or ``torch.compile`` traces them.
+        False if anything other than reverse-mode autograd records operations on them.
         """
         strided = self.native.strided
         return (
-            not self.native.compiler.is_compiling()
-            and type(x) in self._ordinary
+            type(x) in self._ordinary
             and type(y) in self._ordinary
             and not self.is_watched()  # before the shapes, which are tensors in torch.jit.trace
             and x.is_cpu
@@ -232,3 +221,21 @@ class Torch(InBlocks):
     def each(self, function: Callable[..., Any], blocks: Iterable[tuple[Array, ...]]) -> list[Any]:
         """Results of the function for each block."""
         return [function(*block) for block in blocks]
+
+
+class TracedTorch(Torch):
+    """Tensors of a call that ``torch.compile`` traces: by the plain formulas alone, which it compiles."""
+
+    @classmethod
+    def traces(cls, input: Array, target: Array, cotangent: Array) -> bool:
+        """Whether ``torch.compile`` traces a call with these, and all are tensors."""
+        if not hasattr(input, "__torch_function__"):
+            return False
+        import torch
+
+        given = (input, target) if cotangent is None else (input, target, cotangent)
+        return torch.compiler.is_compiling() and all(isinstance(x, torch.Tensor) for x in given)
+
+    def is_ordinary(self, x: Array, y: Any) -> bool:
+        """False."""
+        return False
