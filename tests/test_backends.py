@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import array_api_strict
 import numpy as np
 import pytest
 import torch
@@ -30,6 +31,19 @@ def test_the_base_class_says_which_class_overrides_which_method() -> None:
                 overridden.setdefault(name, set()).add(kind.__name__)
     names = {kind.__name__ for kind in classes()}
     assert {name: set(re.findall(r"\w+", text.partition(":")[0])) & names for name, text in rows.items()} == overridden
+
+
+def test_arrays_of_a_library_without_its_own_file_are_computed_by_the_standard_alone() -> None:
+    class Mine(array_api_strict._array_object.Array):
+        """Array that no backend owns."""
+
+    device = array_api_strict.Device("CPU_DEVICE")
+    x, y = (Mine._new(values, device) for values in (np.log([[0.25, 0.75]]), np.asarray([[0.5, 0.5]])))
+    backend = backends.find(x, y)
+    assert type(backend) is Backend
+    assert not backend.owns(Mine)
+    loss: Any = kl_div(x, y, "sum")
+    np.testing.assert_allclose(float(loss), 0.5 * np.log(4 / 3), rtol=1e-15)
 
 
 def test_types_of_one_library_share_a_backend_whichever_thread_finds_them_first(
