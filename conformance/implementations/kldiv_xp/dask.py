@@ -21,7 +21,7 @@ class KLDivXP(LazyBlocks):
     needs: tuple[str, ...] = ("dask",)
     layouts = LAYOUTS
     missing_dtypes = ()
-    one_in = 6
+    one_in = 12
 
     def __init__(self, convention: str, name: str = "kldiv_xp dask") -> None:
         super().__init__(name, "dask", convention)

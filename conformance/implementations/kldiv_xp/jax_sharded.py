@@ -51,7 +51,7 @@ class Sharded(KLDivXP):
 
     def left_out(self, case: Case) -> str | None:
         """Leave out most cases: each shape is compiled for eight devices."""
-        return left_out_of_sample(case, 32, self.convention)
+        return left_out_of_sample(case, 64, self.convention)
 
     def given(self, operand: Operand) -> Any:
         """Operand as an array that is spread over the mesh; Python objects unchanged."""

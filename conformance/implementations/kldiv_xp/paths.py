@@ -112,7 +112,7 @@ class JAXWithoutJit(OnJAX):
 
     def left_out(self, case: Case) -> str | None:
         """Run a sample: JAX compiles each operation for each shape."""
-        return left_out_of_sample(case, 8, self.convention)
+        return left_out_of_sample(case, 24, self.convention)
 
     def compute(self, case: Case) -> Outcome:
         """Loss and its gradients under ``jax.disable_jit``."""
