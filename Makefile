@@ -33,7 +33,7 @@ interpreter_of = $(if $(filter oneflow,$(1)),$(ONEFLOW_PYTHON),$(if $(filter tor
 .DEFAULT_GOAL := help
 
 help:  ## Show these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-19s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "$(FRAMEWORKS): install the framework in an environment of its own, record and judge it"
 
 conformance: $(READY)  ## Compare every implementation with torch.nn.KLDivLoss

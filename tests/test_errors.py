@@ -172,7 +172,8 @@ class TestDtypes:
             call(*given)
         name = ("input", "target")[wrong[0]]
         assert str(e.value) == (
-            f"{name} must have a real floating-point dtype of 16 bits or more, got {shown}; convert it first"
+            f"{name} must have a real floating-point dtype of 16 bits or more, got {shown};"
+            " convert it first, class indices to one-hot probabilities"
         )
 
     def test_so_is_a_byte_order_that_jax_does_not_take(self) -> None:

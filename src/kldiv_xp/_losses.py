@@ -52,8 +52,8 @@ def kl_div(
         ========================  =================  ============  =========
 
         ``"oneflow"`` also follows PyTorch up to 1.12, and ``"torch"`` later versions. In every convention, the gradient
-        is finite wherever the loss is finite and the target is not negative. At a zero target the derivative by the
-        target is 0.
+        is finite wherever the loss is finite and p >= 0, unless it overflows itself. At a zero target the derivative
+        by the target is 0.
 
     Returns
     -------

@@ -60,7 +60,7 @@ def _backend_of(name: str, x: Array) -> Backend:
         if not is_array_api_obj(x):
             raise TypeError(
                 f"{name} must be an array (of NumPy, JAX, PyTorch, CuPy, ...), got {type_name(x)};"
-                " pass the array that it holds, or make one with the asarray function of your array library"
+                " pass an array, which the asarray function of your array library makes of numbers"
             )
         library = Backend
     backend = library.of(x)

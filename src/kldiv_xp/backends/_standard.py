@@ -185,7 +185,8 @@ class Backend:
         """Raise for an array of an unsupported dtype."""
         if not self.supports(x.dtype):
             raise TypeError(
-                f"{name} must have a real floating-point dtype of 16 bits or more, got {x.dtype}; convert it first"
+                f"{name} must have a real floating-point dtype of 16 bits or more, got {x.dtype};"
+                " convert it first, class indices to one-hot probabilities"
             )
 
     def of_same_shape(self, x: Array, y: Array) -> Array:

@@ -138,7 +138,7 @@ def refuse_subclass(name: str, x: Any) -> None:
     if isinstance(x, np.ndarray) and type(x) not in (np.ndarray, np.memmap):
         raise TypeError(
             f"{name} is a {type(x).__module__}.{type(x).__qualname__}, a subclass of numpy.ndarray whose own semantics"
-            " would be lost; pass a plain numpy.ndarray, for example the filled() array of a masked one"
+            " would be lost; pass a plain numpy.ndarray: of a masked array, filled(0)"
         )
 
 
