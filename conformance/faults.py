@@ -467,7 +467,8 @@ def main() -> int:
     ):
         table.add_column(column)
     missed = 0
-    for fault in FAULTS:
+    for number, fault in enumerate(FAULTS, start=1):
+        print(f"{number} of {len(FAULTS)}: a loss that {fault.what}", file=sys.stderr, flush=True)
         caught = list(caught_by(fault, of_calls))
         missed += not caught
         ways = Counter(case.id.split("/")[-3] for case in caught)
