@@ -23,6 +23,7 @@ def classes(base: type[Backend] = Backend) -> Iterator[type[Backend]]:
 
 
 def test_the_base_class_says_which_class_overrides_which_method() -> None:
+    backends._libraries()  # which imports them
     rows = dict(re.findall(r"^    ``(\w+)`` +(\S.*)$", str(Backend.__doc__), re.MULTILINE))
     overridden: dict[str, set[str]] = {}
     for kind in set(classes()):

@@ -1,6 +1,7 @@
 """The array libraries, and the look-up of the library of an array."""
 
-from pkgutil import resolve_name
+from functools import cache
+from importlib import import_module
 
 from array_api_compat import is_array_api_obj
 
@@ -9,24 +10,19 @@ from kldiv_xp._options import type_name
 from kldiv_xp.backends._standard import Array, Backend
 from kldiv_xp.backends.torch import TracedTorch
 
-# `find` calls `owns` in this order. PyTorch comes first because torch.compile traces these calls, and those of the
-# other libraries read sys.modules.
-_LIBRARIES: tuple[type[Backend], ...] = tuple(
-    resolve_name(f"{__name__}.{name}")
-    for name in (
-        "torch.Torch",
-        "numpy.NumPy",
-        "jax.JAX",
-        "mlx.MLX",
-        "ndonnx.NDOnnx",
-        "dask.Dask",
-        "cubed.Cubed",
-        "array_api_strict.Strict",
-        "sparse.Sparse",
-        "autograd.Autograd",
-        "blosc2.Blosc2",
-        "marray.MArray",
-    )
+_LIBRARIES = (
+    "torch.Torch",
+    "numpy.NumPy",
+    "jax.JAX",
+    "mlx.MLX",
+    "ndonnx.NDOnnx",
+    "dask.Dask",
+    "cubed.Cubed",
+    "array_api_strict.Strict",
+    "sparse.Sparse",
+    "autograd.Autograd",
+    "blosc2.Blosc2",
+    "marray.MArray",
 )
 _found: dict[type, Backend] = {}
 _made: dict[object, Backend] = {}
@@ -55,7 +51,7 @@ def find(input: Array, target: Array, cotangent: Array = None) -> Backend:
 
 def _backend_of(name: str, x: Array) -> Backend:
     kind = type(x)
-    library = next((library for library in _LIBRARIES if library.owns(kind)), None)
+    library = next((library for library in _libraries() if library.owns(kind)), None)
     if library is None:
         if not is_array_api_obj(x):
             raise TypeError(
@@ -67,3 +63,10 @@ def _backend_of(name: str, x: Array) -> Backend:
     # Another thread may have made one meanwhile.
     _found[kind] = backend = _made.setdefault(backend.xp if library is Backend else library, backend)
     return backend
+
+
+@cache
+def _libraries() -> tuple[type[Backend], ...]:
+    """The classes in ``_LIBRARIES``, imported with the first array and not with the package."""
+    names = (name.split(".") for name in _LIBRARIES)
+    return tuple(getattr(import_module(f"{__name__}.{module}"), kind) for module, kind in names)
