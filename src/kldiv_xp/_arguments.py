@@ -27,6 +27,16 @@ def check_shapes(shape: Shape, other: Shape) -> None:
         )
 
 
+def check_where(where: Shape, shape: Shape) -> None:
+    """Raise for a mask that does not broadcast against an input of ``shape``."""
+    pairs = list(zip(where[::-1], shape[::-1], strict=False))
+    if len(where) > len(shape) or not all(size == 1 or _may_be_equal((size,), (other,)) for size, other in pairs):
+        raise ValueError(
+            f"where must broadcast against the input's shape {shape}, got {where}; give it a size of 1 along the axes"
+            " that it does not depend on"
+        )
+
+
 def check_cotangent(cotangent: Any, reduction: Reduction, shape: Shape) -> None:
     """Raise unless ``cotangent`` has the shape of the loss of arrays of ``shape``."""
     if cotangent is None and reduction != "none":

@@ -47,6 +47,11 @@ def loss_derivative(x: Array, y: Array, argnum: int, weight: Array | float, opti
     return xp.where(edge, 0.0, derivative_off_edge(x, y, argnum, weight, options.log_target, xp))
 
 
+def without_masked(x: Array, y: Array, where: Array, options: Options, xp: Namespace) -> tuple[Array, Array]:
+    """``x`` and ``y`` with a pair that costs nothing, and is on no edge, wherever ``where`` is false."""
+    return xp.where(where, x, 0.0), xp.where(where, y, 0.0 if options.log_target else 1.0)
+
+
 def edge_of(x: Array, y: Array, options: Options, xp: Namespace) -> Array | None:
     """Mask of the elements whose loss is defined as 0; ``None`` if these options have none.
 

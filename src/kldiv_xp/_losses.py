@@ -16,6 +16,7 @@ def kl_div(
     reduction: Reduction = "mean",
     log_target: bool = False,
     *,
+    where: Array | None = None,
     convention: Convention = "oneflow",
 ) -> Array:
     """Kullback-Leibler divergence loss of ``input`` against ``target``.
@@ -37,6 +38,10 @@ def kl_div(
         no elements is NaN.
     log_target : bool, default False
         Whether ``target`` holds log-probabilities.
+    where : array of bool, optional
+        Mask that broadcasts against ``input``, of the same library. Where it is false, an element counts for nothing,
+        whatever it holds, NaN included: it is 0 with ``"none"``, no part of a sum, and not counted by ``"mean"``. Its
+        gradient is 0. ``"batchmean"`` divides by the length of axis 0 all the same.
     convention : {"oneflow", "torch", "limit"}, default "oneflow"
         The result where the formula is undefined. Elsewhere all three agree up to rounding.
 
@@ -64,7 +69,8 @@ def kl_div(
     Raises
     ------
     ValueError
-        For an unknown ``reduction`` or ``convention``, shapes that differ (they are never broadcast), or two devices.
+        For an unknown ``reduction`` or ``convention``, shapes that differ (they are never broadcast), a ``where`` that
+        does not broadcast against ``input``, or two devices.
         Unknown sizes of lazy arrays are compared when they are computed.
     TypeError
         For arguments that are not two arrays of one library (a NumPy array beside a JAX array is accepted), a dtype
@@ -95,7 +101,7 @@ def kl_div(
            [ 0.    ,  0.    ,  0.    ]])
     """
     options = checked(reduction, log_target, convention)
-    loss: Array = find(input, target).loss(input, target, options)
+    loss: Array = find(input, target, where).loss(input, target, options, where)
     return loss
 
 
@@ -134,9 +140,9 @@ class KLDivLoss:
     def __post_init__(self) -> None:
         checked(self.reduction, self.log_target, self.convention)
 
-    def __call__(self, input: Array, target: Array) -> Array:
-        """Loss of ``input`` against ``target``; see :func:`kl_div`."""
-        return kl_div(input, target, self.reduction, self.log_target, convention=self.convention)
+    def __call__(self, input: Array, target: Array, where: Array | None = None) -> Array:
+        """Loss of ``input`` against ``target``, where ``where`` is true; see :func:`kl_div`."""
+        return kl_div(input, target, self.reduction, self.log_target, where=where, convention=self.convention)
 
 
 def kl_div_value_and_grad(
@@ -145,6 +151,7 @@ def kl_div_value_and_grad(
     reduction: Reduction = "mean",
     log_target: bool = False,
     *,
+    where: Array | None = None,
     convention: Convention = "oneflow",
     argnums: int | tuple[int, ...] = 0,
     cotangent: Array | float | None = None,
@@ -157,7 +164,7 @@ def kl_div_value_and_grad(
 
     Parameters
     ----------
-    input, target, reduction, log_target, convention
+    input, target, reduction, log_target, where, convention
         As in :func:`kl_div`.
     argnums : int or tuple of int, default 0
         Which gradient to return: 0 for ``input``, 1 for ``target``, or a tuple of these, as in ``jax.value_and_grad``.
@@ -194,6 +201,6 @@ def kl_div_value_and_grad(
     """
     options = checked(reduction, log_target, convention)
     wanted = wanted_gradients(argnums)
-    backend = find(input, target, None if is_number(cotangent) else cotangent)
-    loss, gradients = backend.value_and_grad(input, target, options, wanted, cotangent)
+    backend = find(input, target, where, None if is_number(cotangent) else cotangent)
+    loss, gradients = backend.value_and_grad(input, target, options, wanted, cotangent, where)
     return loss, tuple(gradients) if isinstance(argnums, tuple) else gradients[0]

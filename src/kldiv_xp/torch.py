@@ -44,9 +44,9 @@ class KLDivLoss(Module):
         self.log_target = log_target
         self.convention: Convention = convention
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """Loss of ``input`` against ``target``; see :func:`kldiv_xp.kl_div`."""
-        return kl_div(input, target, self.reduction, self.log_target, convention=self.convention)
+    def forward(self, input: Tensor, target: Tensor, where: Tensor | None = None) -> Tensor:
+        """Loss of ``input`` against ``target``, where ``where`` is true; see :func:`kldiv_xp.kl_div`."""
+        return kl_div(input, target, self.reduction, self.log_target, where=where, convention=self.convention)
 
     def extra_repr(self) -> str:
         """Options for ``repr``."""

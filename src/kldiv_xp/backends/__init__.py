@@ -29,16 +29,15 @@ _made: dict[object, Backend] = {}
 """By the library, or the namespace of one without its own file: two types of arrays of one library share a backend."""
 
 
-def find(input: Array, target: Array, cotangent: Array = None) -> Backend:
+def find(input: Array, target: Array, where: Array = None, cotangent: Array = None) -> Backend:
     """Backend for the arrays of a call; raise unless one library can compute with all of them."""
-    if TracedTorch.traces(input, target, cotangent):
+    if TracedTorch.traces(input, target, where, cotangent):
         return TracedTorch.of(input)  # torch.compile would guard on the table, and compile again when it grows
     backend = _found.get(type(input))
-    if backend is not None and backend is _found.get(type(target)) and cotangent is None:
+    if backend is not None and backend is _found.get(type(target)) and where is None is cotangent:
         return backend
     given = {"input": input, "target": target}
-    if cotangent is not None:
-        given["cotangent"] = cotangent
+    given |= {name: x for name, x in (("where", where), ("cotangent", cotangent)) if x is not None}
     backends = [_found.get(type(x)) or _backend_of(name, x) for name, x in given.items()]
     for backend in backends:
         if all(other is backend or backend.converts(other) for other in backends):

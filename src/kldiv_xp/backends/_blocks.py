@@ -9,8 +9,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar
 
-from kldiv_xp._arguments import is_number
-from kldiv_xp._formulas import derivative_by_log_target, derivative_off_edge, edge_of, loss_off_edge
+from kldiv_xp._arguments import check_where, is_number
+from kldiv_xp._formulas import derivative_by_log_target, derivative_off_edge, edge_of, loss_off_edge, without_masked
 from kldiv_xp._options import Options, Reduction
 from kldiv_xp.backends._standard import Array, Backend, DType
 
@@ -22,6 +22,8 @@ class InBlocks(Backend, ABC):
     """
 
     native: Any
+    ordinary: tuple[type, ...]
+    """Types of arrays that mean nothing but their elements."""
     few: ClassVar[int]
     """Largest number of elements that is evaluated at once, without blocks."""
 
@@ -58,39 +60,62 @@ class InBlocks(Backend, ABC):
         """Results of the function for each block."""
 
     def value_and_grad(
-        self, input: Array, target: Array, options: Options, wanted: tuple[int, ...], cotangent: Array | float | None
+        self,
+        input: Array,
+        target: Array,
+        options: Options,
+        wanted: tuple[int, ...],
+        cotangent: Array | float | None,
+        where: Array = None,
     ) -> tuple[Array, list[Array]]:
         """The loss of the caller's arrays, and its gradients by the arguments in ``wanted``."""
-        if not self._can_differentiate(input, target, options.reduction, cotangent):
-            return super().value_and_grad(input, target, options, wanted, cotangent)
+        ordinary = self._can_differentiate(input, target, options.reduction, cotangent)
+        if not (ordinary and (where is None or self.is_mask(where, input))):
+            return super().value_and_grad(input, target, options, wanted, cotangent, where)
         with self.quiet():
-            loss, on_edge = self.loss_in_blocks(input, target, options)
+            loss, on_edge = self.loss_in_blocks(input, target, options, where)
             if options.reduction == "none":
                 weight = cotangent
             else:
-                count = self.counted(input, options.reduction) or 1
+                count = self.counted(input, options.reduction, where) or 1
                 weight = (1.0 if cotangent is None else float(cotangent)) / count
-            return loss, [self.gradient(input, target, argnum, weight, on_edge, options) for argnum in wanted]
+            return loss, [self.gradient(input, target, argnum, weight, on_edge, options, where) for argnum in wanted]
 
-    def loss_in_blocks(self, x: Array, y: Array, options: Options) -> tuple[Array, bool]:
+    def is_mask(self, where: Array, x: Array) -> bool:
+        """Whether ``where`` is a mask in memory that broadcasts against ``x``."""
+        if not (type(where) in self.ordinary and where.dtype == self.native.bool):
+            return False
+        check_where(tuple(where.shape), tuple(x.shape))
+        return True
+
+    def loss_in_blocks(self, x: Array, y: Array, options: Options, where: Array = None) -> tuple[Array, bool]:
         """Loss, and whether some elements may be on the edge."""
         if options.reduction == "none":
-            return self._unreduced(x, y, options)
-        value, on_edge = self._added_up(x, y, options)
+            return self._unreduced(x, y, options, where)
+        value, on_edge = self._added_up(x, y, options, where)
         if options.reduction != "sum":
-            count = self.counted(x, options.reduction)
+            count = self.counted(x, options.reduction, where)
             value = value / count if count else math.nan
         return self.number(value, self.result_dtype(x, y)), on_edge
 
-    def counted(self, x: Array, reduction: Reduction) -> int:
-        """Number that the reduction divides by: of elements, of rows, or 1."""
+    def counted(self, x: Array, reduction: Reduction, where: Array = None) -> int:
+        """Number that the reduction divides by: of elements that count, of rows, or 1."""
+        if reduction == "mean" and where is not None:
+            return int(where.sum()) * (self.size_of(x) // max(self.size_of(where), 1))
         if reduction == "batchmean":
             length: int = x.shape[0] if x.ndim else 1
             return length
         return self.size_of(x) if reduction == "mean" else 1
 
     def gradient(
-        self, x: Array, y: Array, argnum: int, weight: Array | float, on_edge: bool, options: Options
+        self,
+        x: Array,
+        y: Array,
+        argnum: int,
+        weight: Array | float,
+        on_edge: bool,
+        options: Options,
+        where: Array = None,
     ) -> Array:
         """Derivatives by one of the arrays, times ``weight``: a number, or an array with one for each element."""
         xp, of = self.native, (x, y)[argnum]
@@ -103,22 +128,29 @@ class InBlocks(Backend, ABC):
                     return derivative * weight
             return derivative_off_edge(x, y, argnum, weight, options.log_target, xp)
 
-        def gradient_of(x: Array, y: Array, weight: Array | float) -> Array:
+        def gradient_of(x: Array, y: Array, where: Array, weight: Array | float = weight) -> Array:
             y = self.cast(y, computing)
+            if where is not None:
+                x, y = without_masked(x, y, where, options, xp)
             derivative = off_edge(x, y, weight)
             # The derivative by the target needs the mask in any case: a library's own xlogy gives a finite loss there.
             edge = edge_of(x, y, options, xp) if on_edge or argnum else None
-            return derivative if edge is None else xp.where(edge, 0.0, derivative)
+            derivative = derivative if edge is None else xp.where(edge, 0.0, derivative)
+            return derivative if where is None else xp.where(where, derivative, 0.0)
 
         if self.size_of(x) <= self.few:
-            return self.cast(gradient_of(x, y, weight), of.dtype)
+            return self.cast(gradient_of(x, y, where), of.dtype)
 
-        def write(out: Array, x: Array, y: Array, weight: Array | float = weight) -> None:
-            out[...] = gradient_of(x, y, weight)
+        def write(out: Array, *arrays: Array) -> None:
+            out[...] = gradient_of(*arrays)
 
-        out = self.empty_like(of, of.dtype)
-        self.each(write, self.blocks(*((out, x, y) if isinstance(weight, float) else (out, x, y, weight))))
+        out, weights = self.empty_like(of, of.dtype), () if isinstance(weight, float) else (weight,)
+        self.each(write, self.blocks(out, x, y, self._spread(where, x), *weights))
         return out
+
+    def _spread(self, where: Array, x: Array) -> Array:
+        """The mask in the shape of ``x``, without memory for it."""
+        return None if where is None else self.native.broadcast_to(where, x.shape)
 
     def blocks(self, *arrays: Array) -> Iterator[tuple[Array, ...]]:
         """Views of the arrays, block by block, in the memory order of the first array."""
@@ -134,7 +166,7 @@ class InBlocks(Backend, ABC):
         step = -(-length // -(-length // most))  # of even length
         for start in range(0, length, step):
             part = (*(slice(None),) * axis, slice(start, start + step))
-            yield from self.blocks(*(array[part] for array in arrays))
+            yield from self.blocks(*(None if array is None else array[part] for array in arrays))
 
     def _can_differentiate(self, x: Array, y: Array, reduction: Reduction, cotangent: Any) -> bool:
         if not self.is_ordinary(x, y):
@@ -144,50 +176,54 @@ class InBlocks(Backend, ABC):
         like, shape = (x, x.shape) if reduction == "none" else (cotangent, ())
         return self.is_ordinary(like, cotangent) and cotangent.shape == shape and not self.needs_grad(x, y, cotangent)
 
-    def _unreduced(self, x: Array, y: Array, options: Options) -> tuple[Array, bool]:
+    def _unreduced(self, x: Array, y: Array, options: Options, where: Array) -> tuple[Array, bool]:
         dtype = self.result_dtype(x, y)
         computing = self.computing_dtype(dtype)
         if self.size_of(x) <= self.few:
-            elements, _, on_edge = self._evaluated(x, self.cast(y, computing), False, options)
+            elements, _, on_edge = self._evaluated(x, self.cast(y, computing), where, False, options)
             return self.cast(elements, dtype), on_edge
         on_edge = False
 
-        def write(out: Array, x: Array, y: Array) -> None:
+        def write(out: Array, x: Array, y: Array, where: Array) -> None:
             nonlocal on_edge
-            out[...], _, found = self._evaluated(x, self.cast(y, computing), on_edge, options)
+            out[...], _, found = self._evaluated(x, self.cast(y, computing), where, on_edge, options)
             if found:  # threads only ever set it
                 on_edge = True
 
         out = self.empty_like(x, dtype)
-        self.each(write, self.blocks(out, x, y))
+        self.each(write, self.blocks(out, x, y, self._spread(where, x)))
         return out, on_edge
 
-    def _added_up(self, x: Array, y: Array, options: Options) -> tuple[float, bool]:
+    def _added_up(self, x: Array, y: Array, options: Options, where: Array) -> tuple[float, bool]:
         """Sum of the loss, and whether some elements may be on the edge.
 
         In float64: the terms of close distributions cancel, and a float32 logarithm may be biased.
         """
         float64 = self.native.float64
         if self.size_of(x) <= self.few:
-            return self._evaluated(x, self.cast(y, float64), False, options)[1:]
+            return self._evaluated(x, self.cast(y, float64), where, False, options)[1:]
         on_edge = False
 
-        def sum_of(x: Array, y: Array) -> float:
+        def sum_of(x: Array, y: Array, where: Array) -> float:
             nonlocal on_edge
-            _, value, found = self._evaluated(x, self.cast(y, float64), on_edge, options)
+            _, value, found = self._evaluated(x, self.cast(y, float64), where, on_edge, options)
             if found:  # threads only ever set it
                 on_edge = True
             return value
 
-        return sum(self.each(sum_of, self.blocks(x, y))), on_edge
+        return sum(self.each(sum_of, self.blocks(x, y, self._spread(where, x)))), on_edge
 
-    def _evaluated(self, x: Array, y: Array, on_edge: bool, options: Options) -> tuple[Array, float, bool]:
+    def _evaluated(
+        self, x: Array, y: Array, where: Array, on_edge: bool, options: Options
+    ) -> tuple[Array, float, bool]:
         """Loss of each element, their sum, and whether some may be on the edge.
 
         ``on_edge`` says whether an earlier block had such elements. On the edge the formula gives NaN or the right 0,
         so a finite sum needs no mask.
         """
         xp = self.native
+        if where is not None:
+            x, y = without_masked(x, y, where, options, xp)
         if not on_edge:
             elements = loss_off_edge(x, y, options, xp, in_place=True)
             value = elements.sum().item()

@@ -6,8 +6,8 @@ from typing import Any, Self
 
 from array_api_compat import array_namespace, device
 
-from kldiv_xp._arguments import all_known, check_cotangent, check_shapes, is_number, listed
-from kldiv_xp._formulas import guarded_loss_elements, loss_derivative
+from kldiv_xp._arguments import all_known, check_cotangent, check_shapes, check_where, is_number, listed
+from kldiv_xp._formulas import guarded_loss_elements, loss_derivative, without_masked
 from kldiv_xp._options import Options, Reduction
 
 Array = Any
@@ -34,6 +34,8 @@ class Backend:
     ``adding_dtype``     OnNumPy, Strict: float64, because NumPy's float32 logarithm is biased
     ``of_equal_shape``   Dask, NDOnnx, MLX: sizes that are unknown, or may change
     ``count``            NDOnnx: sizes that are arrays
+    ``count_true``       MLX: its sum takes no dtype
+    ``boolean``          MLX: another name
     ``elements``         JAX, Torch, MLX, Autograd: the closed form as the derivative
     ``sum``              Torch, MLX, NDOnnx: they add sequentially
     ``rounded``          Torch: sums that are spread over processes
@@ -117,6 +119,10 @@ class Backend:
         # In integers: float32 counts ones only up to 2**24.
         return self.xp.astype(self.xp.sum(ones, dtype=self.xp.int64), dtype)
 
+    def count_true(self, where: Array) -> Array:
+        """Number of elements of a mask that are true."""
+        return self.xp.sum(self.xp.astype(where, self.xp.int8), dtype=self.xp.int64)
+
     def elements(self, x: Array, y: Array, dtype: DType, options: Options) -> Array:
         """Loss of each element, computed in ``dtype``; autodiff may differentiate it."""
         return guarded_loss_elements(self.cast(x, dtype), self.cast(y, dtype), options, self.xp)
@@ -137,40 +143,49 @@ class Backend:
         """``x`` in another dtype; ``x`` itself if it has that dtype, so that nothing records or checks a cast."""
         return x if x.dtype == dtype else self.xp.astype(x, dtype)
 
-    def loss(self, input: Array, target: Array, options: Options) -> Array:
+    def loss(self, input: Array, target: Array, options: Options, where: Array = None) -> Array:
         """The loss of the caller's arrays."""
-        x, y = self.prepared(input=input, target=target)
-        return self.plain_loss(x, self.of_same_shape(x, y), options)
+        x, y, where, _ = self.prepared(input, target, where)
+        return self.plain_loss(x, y, options, where)
 
     def value_and_grad(
-        self, input: Array, target: Array, options: Options, wanted: tuple[int, ...], cotangent: Array | float | None
+        self,
+        input: Array,
+        target: Array,
+        options: Options,
+        wanted: tuple[int, ...],
+        cotangent: Array | float | None,
+        where: Array = None,
     ) -> tuple[Array, list[Array]]:
         """The loss of the caller's arrays, and its gradients by the arguments in ``wanted``."""
         if is_number(cotangent):
-            x, y = self.prepared(input=input, target=target)
+            x, y, where, _ = self.prepared(input, target, where)
             weight = 1.0 if cotangent is None else float(cotangent)
         else:
-            x, y, weight = self.prepared(input=input, target=target, cotangent=cotangent)
-        y = self.of_same_shape(x, y)
+            x, y, where, weight = self.prepared(input, target, where, cotangent)
         check_cotangent(cotangent, options.reduction, tuple(x.shape))
         computing = self.computing_dtype(self.result_dtype(x, y))
-        loss = self.plain_loss(x, y, options)
+        loss = self.plain_loss(x, y, options, where)
         with self.quiet():
             wide_x, wide_y = self.cast(x, computing), self.cast(y, computing)
             if not isinstance(weight, float):
                 weight = self.of_equal_shape(weight, x) if options.reduction == "none" else weight
                 weight = self.cast(weight, computing)
             if 0 not in x.shape:  # otherwise there is no element to weight
-                weight = self.averaged(weight, wide_x, options.reduction, computing)
+                weight = self.averaged(weight, wide_x, options.reduction, computing, where)
+            if where is not None:
+                wide_x, wide_y = without_masked(wide_x, wide_y, where, options, self.xp)
             gradients = [loss_derivative(wide_x, wide_y, argnum, weight, options, self.xp) for argnum in wanted]
+            if where is not None:
+                gradients = [self.xp.where(where, gradient, 0.0) for gradient in gradients]
             return loss, [self.cast(g, (x, y)[argnum].dtype) for argnum, g in zip(wanted, gradients, strict=True)]
 
-    def prepared(self, **given: Array) -> list[Array]:
-        """The caller's arrays, checked and converted.
-
-        The keywords are the names of the arguments, for the error messages.
-        """
-        arrays = {name: self.accepted(name, x) for name, x in given.items()}
+    def prepared(
+        self, input: Array, target: Array, where: Array = None, cotangent: Array = None
+    ) -> tuple[Array, Array, Array, Array]:
+        """The caller's arrays, checked and converted; ``None`` for those that are missing."""
+        given = {"input": input, "target": target, "where": where, "cotangent": cotangent}
+        arrays = {name: self.accepted(name, x) for name, x in given.items() if x is not None}
         devices = {name: self.device_of(x) for name, x in arrays.items()}
         known = [place for place in devices.values() if place is not None]
         if any(place != known[0] for place in known):
@@ -179,32 +194,45 @@ class Backend:
             )
         for name, x in arrays.items():
             self.check_dtype(name, x)
-        return list(arrays.values())
+        x, y = arrays["input"], arrays["target"]
+        check_shapes(tuple(x.shape), tuple(y.shape))
+        if where is not None:
+            check_where(tuple(arrays["where"].shape), tuple(x.shape))
+        return x, self.of_equal_shape(y, x), arrays.get("where"), arrays.get("cotangent")
 
     def check_dtype(self, name: str, x: Array) -> None:
         """Raise for an array of an unsupported dtype."""
-        if not self.supports(x.dtype):
+        if name == "where":
+            if x.dtype != self.boolean:
+                raise TypeError(f"where must be a boolean array, got {x.dtype}; compare it, as in mask != 0")
+        elif not self.supports(x.dtype):
             raise TypeError(
                 f"{name} must have a real floating-point dtype of 16 bits or more, got {x.dtype};"
                 " convert it first, class indices to one-hot probabilities"
             )
 
-    def of_same_shape(self, x: Array, y: Array) -> Array:
-        """``y``; raise if its shape is not that of ``x``, for unknown sizes when they are computed."""
-        check_shapes(tuple(x.shape), tuple(y.shape))
-        return self.of_equal_shape(y, x)
+    @property
+    def boolean(self) -> DType:
+        """Dtype of a mask."""
+        return self.xp.bool
 
-    def plain_loss(self, x: Array, y: Array, options: Options) -> Array:
+    def plain_loss(self, x: Array, y: Array, options: Options, where: Array = None) -> Array:
         """The loss of checked arrays in array API calls alone, which lazy and traced arrays need."""
         dtype = self.result_dtype(x, y)
         computing = self.computing_dtype(dtype) if options.reduction == "none" else self.adding_dtype(dtype, x)
         with self.quiet():
+            if where is not None:
+                x, y = without_masked(x, y, where, options, self.xp)
             loss = self.elements(x, y, computing, options)
             if options.reduction != "none":
-                loss = self.averaged(self.sum(loss), loss, options.reduction, computing)
+                loss = self.averaged(self.sum(loss), loss, options.reduction, computing, where)
             return self.rounded(loss, dtype)
 
-    def averaged(self, value: Array, elements: Array, reduction: Reduction, dtype: DType) -> Array:
-        """``value``, divided by the number of elements (``"mean"``) or of rows (``"batchmean"``)."""
+    def averaged(self, value: Array, elements: Array, reduction: Reduction, dtype: DType, where: Array = None) -> Array:
+        """``value``, divided by the number of elements that count (``"mean"``) or of rows (``"batchmean"``)."""
         axes = {"mean": elements.ndim, "batchmean": min(elements.ndim, 1)}.get(reduction, 0)
+        if where is not None and reduction == "mean":
+            # Each element of the mask stands for as many of the input.
+            each = self.count(elements, axes, dtype) / self.count(where, where.ndim, dtype)
+            return value / (self.cast(self.count_true(where), dtype) * each)
         return value / self.count(elements, axes, dtype) if axes else value

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from kldiv_xp._formulas import loss_derivative, loss_elements
+from kldiv_xp._formulas import loss_derivative, loss_elements, without_masked
 from kldiv_xp._options import Options
 
 
@@ -65,12 +65,19 @@ class LossInBlocks(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, y: torch.Tensor, options: Options, backend: Any) -> torch.Tensor:
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        options: Options,
+        backend: Any,
+        where: torch.Tensor | None,
+    ) -> torch.Tensor:
         """Reduced or unreduced loss."""
         loss: torch.Tensor
-        loss, ctx.on_edge = backend.loss_in_blocks(x, y, options)
+        loss, ctx.on_edge = backend.loss_in_blocks(x, y, options, where)
         _save(ctx, x, y)
-        ctx.options, ctx.backend = options, backend
+        ctx.options, ctx.backend, ctx.where = options, backend, where
         return loss
 
     @staticmethod
@@ -78,14 +85,18 @@ class LossInBlocks(torch.autograd.Function):
         """Gradients: in blocks, unless autograd or ``vmap`` needs plain operations."""
         (weight,) = cotangents
         x, y = _saved(ctx)
-        options, backend = ctx.options, ctx.backend
-        count = backend.counted(x, options.reduction) or 1
+        options, backend, where = ctx.options, ctx.backend, ctx.where
+        count = backend.counted(x, options.reduction, where) or 1
         if torch.is_grad_enabled() or backend.is_watched() or _is_mapped(weight):
             computing = backend.computing_dtype(backend.result_dtype(x, y))
             wide, weight = (x.to(computing), y.to(computing)), weight.to(computing) / count
+            if where is not None:
+                wide = without_masked(*wide, where, options, torch)
 
             def gradient(argnum: int) -> torch.Tensor:
                 derivative = loss_derivative(*wide, argnum, weight, options, torch)
+                if where is not None:
+                    derivative = torch.where(where, derivative, 0.0)
                 narrow: torch.Tensor = derivative.to((x, y)[argnum].dtype)
                 return narrow
         else:
@@ -93,11 +104,11 @@ class LossInBlocks(torch.autograd.Function):
                 weight = weight.item() / count
 
             def gradient(argnum: int) -> torch.Tensor:
-                of_blocks: torch.Tensor = backend.gradient(x, y, argnum, weight, ctx.on_edge, options)
+                of_blocks: torch.Tensor = backend.gradient(x, y, argnum, weight, ctx.on_edge, options, where)
                 return of_blocks
 
         by_x, by_y, *_ = ctx.needs_input_grad
-        return gradient(0) if by_x else None, gradient(1) if by_y else None, None, None
+        return gradient(0) if by_x else None, gradient(1) if by_y else None, None, None, None
 
 
 def _save(ctx: Any, x: torch.Tensor, y: torch.Tensor) -> None:

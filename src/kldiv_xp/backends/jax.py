@@ -46,19 +46,20 @@ class JAX(Backend):
             return None
         return x.devices() if x.committed else None
 
-    def loss(self, input: Array, target: Array, options: Options) -> Array:
+    def loss(self, input: Array, target: Array, options: Options, where: Array = None) -> Array:
         """The loss of the caller's arrays; one jitted call for concrete arrays."""
         kind = type(input)
         if (
             type(target) is kind
+            and (where is None or type(where) is kind)
             and not issubclass(kind, self._tracer)
             and not (input.committed and target.committed and input.devices() != target.devices())
         ):
             try:
-                return self._jitted(options)(input, target)
+                return self._jitted(options)(input, target, where)
             except (TypeError, ValueError):
                 pass  # raise the error again below, without JAX's note about its own frames
-        return super().loss(input, target, options)
+        return super().loss(input, target, options, where)
 
     def elements(self, x: Array, y: Array, dtype: DType, options: Options) -> Array:
         """Loss of each element, with the derivative in closed form.
@@ -68,10 +69,10 @@ class JAX(Backend):
         """
         return _with_closed_form(options)(self.cast(x, dtype), self.cast(y, dtype))
 
-    def _jitted_for(self, options: Options) -> Callable[[Array, Array], Array]:
+    def _jitted_for(self, options: Options) -> Callable[..., Array]:
         # Tracing checks the arguments, once for each combination of shapes and dtypes.
         loss = super().loss
-        compiled: Callable[[Array, Array], Array] = sys.modules["jax"].jit(lambda x, y: loss(x, y, options))
+        compiled: Callable[..., Array] = sys.modules["jax"].jit(lambda x, y, where: loss(x, y, options, where))
         return compiled
 
 

@@ -37,6 +37,10 @@ class MLX(Backend):
         """
         return _itself()(x)
 
+    def count_true(self, where: Array) -> Array:
+        """Number of elements of a mask that are true; the sum of booleans is an integer."""
+        return sys.modules["mlx.core"].sum(where)
+
     def elements(self, x: Array, y: Array, dtype: DType, options: Options) -> Array:
         """Loss of each element, with the derivative in closed form.
 
@@ -44,6 +48,11 @@ class MLX(Backend):
         Its first derivative is infinite where ``1 / y`` is.
         """
         return _with_closed_form(options, self.xp)(self.cast(x, dtype), self.cast(y, dtype))
+
+    @property
+    def boolean(self) -> DType:
+        """Dtype of a mask, which is not named as in the standard."""
+        return sys.modules["mlx.core"].bool_
 
     def cast(self, x: Array, dtype: DType) -> Array:
         """``x`` in another dtype."""

@@ -33,7 +33,7 @@ class NumPy(InBlocks, OnNumPy):
     def __init__(self, xp: Any) -> None:
         super().__init__(xp)
         self.native = np = sys.modules["numpy"]
-        self._ordinary = (np.ndarray, np.memmap)
+        self.ordinary = (np.ndarray, np.memmap)
         self._dtypes = frozenset(np.dtype(order + kind) for order in "<>" for kind in ("f2", "f4", "f8"))
         # As a decorator, errstate takes half the time of a context manager.
         self._in_silence = np.errstate(all="ignore")(self.loss_in_blocks)
@@ -43,17 +43,17 @@ class NumPy(InBlocks, OnNumPy):
         refuse_subclass(name, x)
         return x
 
-    def loss(self, input: Array, target: Array, options: Options) -> Array:
+    def loss(self, input: Array, target: Array, options: Options, where: Array = None) -> Array:
         """The loss of the caller's arrays."""
-        if self.is_ordinary(input, target):
-            return self._in_silence(input, target, options)[0]
-        return super().loss(input, target, options)
+        if self.is_ordinary(input, target) and (where is None or self.is_mask(where, input)):
+            return self._in_silence(input, target, options, where)[0]
+        return super().loss(input, target, options, where)
 
     def is_ordinary(self, x: Array, y: Any) -> bool:
         """Whether ``x`` and ``y`` are plain arrays, of one shape and of known dtypes."""
         return (
-            type(x) in self._ordinary
-            and type(y) in self._ordinary
+            type(x) in self.ordinary
+            and type(y) in self.ordinary
             and x.shape == y.shape
             and (x.dtype in self._dtypes or self._is_bfloat16(x.dtype))
             and (y.dtype in self._dtypes or self._is_bfloat16(y.dtype))

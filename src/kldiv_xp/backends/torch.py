@@ -48,7 +48,7 @@ class Torch(InBlocks):
 
         super().__init__(xp)
         self.native = torch
-        self._ordinary = (torch.Tensor, torch.nn.Parameter)
+        self.ordinary = (torch.Tensor, torch.nn.Parameter)
         self._dtypes = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
 
     def accepted(self, name: str, x: Array) -> Array:
@@ -86,7 +86,7 @@ class Torch(InBlocks):
     def elements(self, x: Array, y: Array, dtype: DType, options: Options) -> Array:
         """Loss of each element, with the derivative in closed form, except where a compiler derives its own."""
         torch = self.native
-        if torch.compiler.is_compiling() or torch._C._is_tracing() or type(x) not in self._ordinary:
+        if torch.compiler.is_compiling() or torch._C._is_tracing() or type(x) not in self.ordinary:
             return guarded_loss_elements(x.to(dtype), y.to(dtype), options, self.xp)
         if not (self.is_watched() or self.needs_grad(x, y)):
             return loss_elements(x.to(dtype), y.to(dtype), options, self.xp)
@@ -114,21 +114,23 @@ class Torch(InBlocks):
             loss = loss.redistribute(placements=[Replicate() if p.is_partial() else p for p in placements])
         return self.cast(loss, dtype)
 
-    def loss(self, input: Array, target: Array, options: Options) -> Array:
+    def loss(self, input: Array, target: Array, options: Options, where: Array = None) -> Array:
         """The loss of the caller's tensors."""
-        if not self.is_ordinary(input, target):
-            return super().loss(input, target, options)
+        ordinary = self.is_ordinary(input, target)
+        if not (ordinary and (where is None or self.is_mask(where, input))):
+            return super().loss(input, target, options, where)
         recorded = (input.requires_grad or target.requires_grad) and self.native.is_grad_enabled()
         size = input.numel()
-        if 0 < size <= self.few and options.reduction != "none" and not (recorded and target.requires_grad):
-            few = self._loss_of_few(input, target, options, recorded)
-            if few is not None:
-                return few
+        few = 0 < size <= self.few and options.reduction != "none" and where is None
+        if few and not (recorded and target.requires_grad):
+            loss = self._loss_of_few(input, target, options, recorded)
+            if loss is not None:
+                return loss
         if recorded:
             from kldiv_xp.backends._torch_autograd import LossInBlocks
 
-            return LossInBlocks.apply(input, target, options, self)  # type: ignore[no-untyped-call]
-        return self.loss_in_blocks(input, target, options)[0]
+            return LossInBlocks.apply(input, target, options, self, where)  # type: ignore[no-untyped-call]
+        return self.loss_in_blocks(input, target, options, where)[0]
 
     def _loss_of_few(self, x: Array, y: Array, options: Options, recorded: bool) -> Array | None:
         """Reduced loss of few elements, with few operations; ``None`` where this does not apply.
@@ -161,8 +163,8 @@ class Torch(InBlocks):
         """
         strided = self.native.strided
         return (
-            type(x) in self._ordinary
-            and type(y) in self._ordinary
+            type(x) in self.ordinary
+            and type(y) in self.ordinary
             and not self.is_watched()  # before the shapes, which are tensors in torch.jit.trace
             and x.is_cpu
             and y.is_cpu
@@ -227,14 +229,13 @@ class TracedTorch(Torch):
     """Tensors of a call that ``torch.compile`` traces: by the plain formulas alone, which it compiles."""
 
     @classmethod
-    def traces(cls, input: Array, target: Array, cotangent: Array) -> bool:
+    def traces(cls, input: Array, *others: Array) -> bool:
         """Whether ``torch.compile`` traces a call with these, and all are tensors."""
         if not hasattr(input, "__torch_function__"):
             return False
         import torch
 
-        given = (input, target) if cotangent is None else (input, target, cotangent)
-        return torch.compiler.is_compiling() and all(isinstance(x, torch.Tensor) for x in given)
+        return torch.compiler.is_compiling() and all(x is None or isinstance(x, torch.Tensor) for x in (input, *others))
 
     def is_ordinary(self, x: Array, y: Any) -> bool:
         """False."""
