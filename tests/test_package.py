@@ -96,7 +96,7 @@ def test_type_checkers_are_told_that_it_is_typed() -> None:
 
 def test_function_and_gradient_take_the_same_arguments() -> None:
     of_loss, of_gradient = (inspect.signature(f).parameters for f in (kldiv_xp.kl_div, kldiv_xp.kl_div_value_and_grad))
-    assert list(of_loss) == ["input", "target", "reduction", "log_target", "convention"]
+    assert list(of_loss) == ["input", "target", "reduction", "log_target", "where", "convention"]
     assert list(of_gradient) == [*of_loss, "argnums", "cotangent"]
     assert [of_gradient[name] for name in of_loss] == list(of_loss.values())
 

@@ -55,7 +55,7 @@ def _backend_of(name: str, x: Array) -> Backend:
         if not is_array_api_obj(x):
             raise TypeError(
                 f"{name} must be an array (of NumPy, JAX, PyTorch, CuPy, ...), got {type_name(x)};"
-                " pass an array, which the asarray function of your array library makes of numbers"
+                " pass the array that it holds, or make one with the asarray function of your array library"
             )
         library = Backend
     backend = library.of(x)
