@@ -1,8 +1,9 @@
 """The evaluation of the loss for any library that follows the array API standard."""
 
 import math
+import sys
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from array_api_compat import array_namespace, device
 
@@ -23,10 +24,11 @@ class Backend:
     ===================  ===============================================================================================
     method               overridden by: why
     ===================  ===============================================================================================
-    ``owns``             Torch, NumPy, JAX, MLX, NDOnnx, Dask, Cubed, Strict, Sparse, Autograd, Blosc2, MArray: each has
-    ``of``               Torch, MLX, NDOnnx, Autograd, Blosc2, MArray: arrays that announce no namespace
+    ``arrays``           MLX, NDOnnx, Dask, Cubed, Sparse, Autograd: one class of arrays, which ``owns`` looks up
+    ``owns``             Torch, NumPy, JAX, Strict, Blosc2, MArray: several classes, or none with a fixed place
+    ``of``               Torch, MLX, NDOnnx, Autograd, Refused: arrays that announce no namespace
     ``converts``         JAX, Autograd: NumPy arrays may stand beside their own
-    ``accepted``         JAX, NumPy, Torch, Dask, Sparse, Autograd, Blosc2, MArray: some arrays are converted or refused
+    ``accepted``         JAX, NumPy, Torch, Dask, Sparse, Autograd, Refused: some arrays are converted or refused
     ``supports``         OnNumPy, Autograd: bfloat16 and a namespace without ``isdtype``
     ``device_of``        JAX, Torch, MLX, Autograd: arrays without one device
     ``result_dtype``     OnNumPy, NumPy, Torch, Autograd: bfloat16, byte order, autocast
@@ -46,13 +48,18 @@ class Backend:
     ===================  ===============================================================================================
     """
 
+    arrays: ClassVar[tuple[str, str]] = ("", "")
+    """Module and name of the library's class of arrays."""
+
     def __init__(self, xp: Any) -> None:
         self.xp = xp
 
     @classmethod
-    def owns(cls, kind: type) -> bool:  # noqa: ARG003
+    def owns(cls, kind: type) -> bool:
         """Whether arrays of this type belong to the library; ``find`` uses this class if no library owns the type."""
-        return False
+        module, name = cls.arrays
+        library = sys.modules.get(module)  # never imported here: there are arrays only after the caller has done so
+        return library is not None and issubclass(kind, getattr(library, name))
 
     @classmethod
     def of(cls, x: Array) -> Self:

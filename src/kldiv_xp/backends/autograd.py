@@ -14,11 +14,7 @@ from kldiv_xp.backends.numpy import NumPy, refuse_subclass
 class Autograd(OnNumPy):
     """Boxes, alone or mixed with NumPy arrays."""
 
-    @classmethod
-    def owns(cls, kind: type) -> bool:
-        """Whether arrays of this type are boxes."""
-        boxes = sys.modules.get("autograd.numpy.numpy_boxes")
-        return boxes is not None and issubclass(kind, boxes.ArrayBox)
+    arrays = ("autograd.numpy.numpy_boxes", "ArrayBox")
 
     @classmethod
     def of(cls, x: Array) -> "Autograd":  # noqa: ARG003

@@ -12,13 +12,8 @@ from kldiv_xp.backends.numpy import refuse_subclass
 class Dask(OnNumPy):
     """Arrays of Dask."""
 
+    arrays = ("dask.array", "Array")
     lazy = has_bfloat16 = True
-
-    @classmethod
-    def owns(cls, kind: type) -> bool:
-        """Whether arrays of this type are Dask's."""
-        library = sys.modules.get("dask.array")
-        return library is not None and issubclass(kind, library.Array)
 
     def accepted(self, name: str, x: Array) -> Array:
         """The array; raise for blocks that are masked arrays or another subclass of ``numpy.ndarray``."""

@@ -15,11 +15,7 @@ BLOCK = 4096
 class MLX(Backend):
     """MLX arrays."""
 
-    @classmethod
-    def owns(cls, kind: type) -> bool:
-        """Whether arrays of this type are MLX's."""
-        mx = sys.modules.get("mlx.core")
-        return mx is not None and issubclass(kind, mx.array)
+    arrays = ("mlx.core", "array")
 
     @classmethod
     def of(cls, x: Array) -> "MLX":  # noqa: ARG003

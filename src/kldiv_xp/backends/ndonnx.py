@@ -15,11 +15,7 @@ LEVELS = 3
 class NDOnnx(Backend):
     """Arrays of ndonnx."""
 
-    @classmethod
-    def owns(cls, kind: type) -> bool:
-        """Whether arrays of this type are ndonnx's."""
-        library = sys.modules.get("ndonnx")
-        return library is not None and issubclass(kind, library.Array)
+    arrays = ("ndonnx", "Array")
 
     @classmethod
     def of(cls, x: Array) -> "NDOnnx":  # noqa: ARG003

@@ -10,11 +10,7 @@ from kldiv_xp.backends._standard import Array
 class Sparse(OnNumPy):
     """Sparse arrays."""
 
-    @classmethod
-    def owns(cls, kind: type) -> bool:
-        """Whether arrays of this type are sparse ones."""
-        library = sys.modules.get("sparse")
-        return library is not None and issubclass(kind, library.SparseArray)
+    arrays = ("sparse", "SparseArray")
 
     def accepted(self, name: str, x: Array) -> Array:
         """The array; raise for a ``DOK``."""
