@@ -167,6 +167,13 @@ class TestCompile:
         _, closed = kl_div_value_and_grad(x, y, "batchmean")
         np.testing.assert_array_equal(numbers(a.grad), numbers(closed))
 
+    @pytest.mark.filterwarnings("ignore:Dynamo detected a call:UserWarning")
+    @pytest.mark.parametrize("given", [(None, "target"), ("input", None), ([0.0], "target"), ("input", [0.0])])
+    def test_what_is_no_tensor_is_refused_as_without_compiling(self, given: tuple[Any, Any]) -> None:
+        arguments = [torch.ones(3) if isinstance(x, str) else x for x in given]
+        with pytest.raises(TypeError, match="must be an array"):
+            torch.compile(kl_div, backend="eager")(*arguments)
+
     def test_a_change_of_shape_does_not_compile_again_with_dynamic_shapes(self) -> None:
         graphs = []
 

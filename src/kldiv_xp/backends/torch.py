@@ -229,13 +229,15 @@ class TracedTorch(Torch):
     """Tensors of a call that ``torch.compile`` traces: by the plain formulas alone, which it compiles."""
 
     @classmethod
-    def traces(cls, input: Array, *others: Array) -> bool:
-        """Whether ``torch.compile`` traces a call with these, and all are tensors."""
-        if not hasattr(input, "__torch_function__"):
+    def traces(cls, input: Array, target: Array, *others: Array) -> bool:
+        """Whether ``torch.compile`` traces a call with these, and all are tensors; others may be missing."""
+        if not (hasattr(input, "__torch_function__") and hasattr(target, "__torch_function__")):
             return False
         import torch
 
-        return torch.compiler.is_compiling() and all(x is None or isinstance(x, torch.Tensor) for x in (input, *others))
+        return torch.compiler.is_compiling() and all(
+            isinstance(x, torch.Tensor) for x in (input, target, *(x for x in others if x is not None))
+        )
 
     def is_ordinary(self, x: Array, y: Any) -> bool:
         """False."""
