@@ -14,7 +14,13 @@ import pytest
 import kldiv_xp
 
 SOURCE = Path(kldiv_xp.__file__).parent
-OWN = ("torch.py", "backends/__init__.py", "backends/_on_numpy.py", "backends/_torch_autograd.py")
+OWN = (
+    "torch.py",
+    "backends/__init__.py",
+    "backends/_on_numpy.py",
+    "backends/_torch_autograd.py",
+    "backends/_torch_autograd_from_logits.py",
+)
 """Files of one library that are not named as a public module of ``backends`` is, and the list of the libraries."""
 SHARED = [
     path

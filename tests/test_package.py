@@ -85,8 +85,10 @@ def test_every_public_name_is_listed_and_documented(module: Any) -> None:
 
 
 def test_the_public_names_are_these() -> None:
-    assert sorted(kldiv_xp.__all__) == ["KLDivLoss", "kl_div", "kl_div_value_and_grad"]
-    assert kldiv_xp.torch.__all__ == ["KLDivLoss"]
+    functions = ["js_div_with_logits", "kl_div", "kl_div_with_logits"]
+    values = ["JSDivWithLogitsLoss", "KLDivLoss", "KLDivWithLogitsLoss"]
+    assert sorted(kldiv_xp.__all__) == sorted([*values, *functions, *(f"{name}_value_and_grad" for name in functions)])
+    assert kldiv_xp.torch.__all__ == values
     assert kldiv_xp.__version__.count(".") == 2
 
 

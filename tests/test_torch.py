@@ -170,7 +170,7 @@ class TestCompile:
     @pytest.mark.filterwarnings("ignore:Dynamo detected a call:UserWarning")
     @pytest.mark.parametrize("given", [(None, "target"), ("input", None), ([0.0], "target"), ("input", [0.0])])
     def test_what_is_no_tensor_is_refused_as_without_compiling(self, given: tuple[Any, Any]) -> None:
-        arguments = [torch.ones(3) if isinstance(x, str) else x for x in given]
+        arguments: list[Any] = [torch.ones(3) if isinstance(x, str) else x for x in given]
         with pytest.raises(TypeError, match="must be an array"):
             torch.compile(kl_div, backend="eager")(*arguments)
 

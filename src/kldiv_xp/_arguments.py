@@ -27,18 +27,30 @@ def check_shapes(shape: Shape, other: Shape) -> None:
         )
 
 
-def check_where(where: Shape, shape: Shape) -> None:
-    """Raise for a mask that does not broadcast against an input of ``shape``."""
+def check_axis(axis: int, shape: Shape) -> int:
+    """Axis of the classes, counted from 0; raise for an input of ``shape`` that has no such axis."""
+    if not -len(shape) <= axis < len(shape):
+        raise ValueError(f"axis={axis} must be an axis of the input, whose shape is {shape}")
+    return axis % len(shape)
+
+
+def shape_of_rows(shape: Shape, axis: int | None) -> Shape:
+    """``shape`` without the axis of the classes, if there is one."""
+    return shape if axis is None else shape[:axis] + shape[axis + 1 :]
+
+
+def check_where(where: Shape, shape: Shape, of: str = "the input's shape") -> None:
+    """Raise for a mask that does not broadcast against ``shape``."""
     pairs = list(zip(where[::-1], shape[::-1], strict=False))
     if len(where) > len(shape) or not all(size == 1 or _may_be_equal((size,), (other,)) for size, other in pairs):
         raise ValueError(
-            f"where must broadcast against the input's shape {shape}, got {where}; give it a size of 1 along the axes"
+            f"where must broadcast against {of} {shape}, got {where}; give it a size of 1 along the axes"
             " that it does not depend on"
         )
 
 
 def check_cotangent(cotangent: Any, reduction: Reduction, shape: Shape) -> None:
-    """Raise unless ``cotangent`` has the shape of the loss of arrays of ``shape``."""
+    """Raise unless ``cotangent`` has the shape of the loss, which is ``shape`` if it is not reduced."""
     if cotangent is None and reduction != "none":
         return
     wanted = shape if reduction == "none" else ()

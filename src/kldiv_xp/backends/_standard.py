@@ -2,14 +2,25 @@
 
 import math
 import sys
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Self
 
 from array_api_compat import array_namespace, device
 
-from kldiv_xp._arguments import all_known, check_cotangent, check_shapes, check_where, is_number, listed
+from kldiv_xp._arguments import (
+    all_known,
+    check_axis,
+    check_cotangent,
+    check_shapes,
+    check_where,
+    is_number,
+    listed,
+    shape_of_rows,
+)
 from kldiv_xp._formulas import guarded_loss_elements, loss_derivative, without_masked
-from kldiv_xp._options import Options, Reduction
+from kldiv_xp._formulas_from_logits import Softmaxes, difference, divergence_terms, scores, shifted, softmaxes
+from kldiv_xp._options import LogitsOptions, Options, Reduction
 
 Array = Any
 DType = Any
@@ -21,31 +32,34 @@ class Backend:
     A library that departs from the standard, or has a faster way, has its own file in this folder, with a class that
     overrides some of these methods. Below, ``x`` and ``y`` are the input and the target, of the same shape.
 
-    ===================  ===============================================================================================
-    method               overridden by: why
-    ===================  ===============================================================================================
-    ``arrays``           MLX, NDOnnx, Dask, Cubed, Sparse, Autograd: one class of arrays, which ``owns`` looks up
-    ``owns``             Torch, NumPy, JAX, Strict, Blosc2, MArray: several classes, or none with a fixed place
-    ``of``               Torch, MLX, NDOnnx, Autograd, Refused: arrays that announce no namespace
-    ``converts``         JAX, Autograd: NumPy arrays may stand beside their own
-    ``accepted``         JAX, NumPy, Torch, Dask, Sparse, Autograd, Refused: some arrays are converted or refused
-    ``supports``         OnNumPy, Autograd: bfloat16 and a namespace without ``isdtype``
-    ``device_of``        JAX, Torch, MLX, Autograd: arrays without one device
-    ``result_dtype``     OnNumPy, NumPy, Torch, Autograd: bfloat16, byte order, autocast
-    ``computing_dtype``  OnNumPy, NumPy, Torch: bfloat16, and a quicker look-up
-    ``adding_dtype``     OnNumPy, Strict: float64, because NumPy's float32 logarithm is biased
-    ``of_equal_shape``   Dask, NDOnnx, MLX: sizes that are unknown, or may change
-    ``count``            NDOnnx: sizes that are arrays
-    ``count_true``       MLX: its sum takes no dtype
-    ``boolean``          MLX: another name
-    ``elements``         JAX, Torch, MLX, Autograd: the closed form as the derivative
-    ``sum``              Torch, MLX, NDOnnx: they add sequentially
-    ``rounded``          Torch: sums that are spread over processes
-    ``quiet``            OnNumPy: NumPy warns about intended NaN
-    ``cast``             NumPy, Torch, MLX, Autograd: a method in place of a function
-    ``loss``             NumPy, Torch, JAX: arrays in memory
-    ``value_and_grad``   InBlocks: arrays in memory
-    ===================  ===============================================================================================
+    ==============================  ================================================================================
+    method                          overridden by: why
+    ==============================  ================================================================================
+    ``arrays``                      MLX, NDOnnx, Dask, Cubed, Sparse, Autograd: one class, which ``owns`` looks up
+    ``owns``                        Torch, NumPy, JAX, Strict, Blosc2, MArray: several classes, or no fixed place
+    ``of``                          Torch, MLX, NDOnnx, Autograd, Refused: arrays that announce no namespace
+    ``converts``                    JAX, Autograd: NumPy arrays may stand beside their own
+    ``accepted``                    JAX, NumPy, Torch, Dask, Sparse, Autograd, Refused: they convert or refuse some
+    ``supports``                    OnNumPy, Autograd: bfloat16 and a namespace without ``isdtype``
+    ``device_of``                   JAX, Torch, MLX, Autograd: arrays without one device
+    ``result_dtype``                OnNumPy, NumPy, Torch, Autograd: bfloat16, byte order, autocast
+    ``computing_dtype``             OnNumPy, NumPy, Torch: bfloat16, and a quicker look-up
+    ``adding_dtype``                OnNumPy, Strict: float64, because NumPy's float32 logarithm is biased
+    ``of_equal_shape``              Dask, NDOnnx, MLX: sizes that are unknown, or may change
+    ``count``                       NDOnnx: sizes that are arrays
+    ``boolean``                     MLX: another name
+    ``elements``                    JAX, Torch, MLX, Autograd: the closed form as the derivative
+    ``sum``                         Torch, MLX, NDOnnx: they add sequentially
+    ``rounded``                     Torch: sums that are spread over processes
+    ``quiet``                       OnNumPy: NumPy warns about intended NaN
+    ``cast``                        NumPy, Torch, MLX, Autograd: a method in place of a function
+    ``loss``                        NumPy, Torch, JAX: arrays in memory
+    ``value_and_grad``              InBlocks: arrays in memory
+    ``loss_from_logits``            InRowBlocks, Torch, JAX: arrays in memory
+    ``value_and_grad_from_logits``  InRowBlocks: arrays in memory
+    ``divergences``                 JAX, Torch, MLX, Autograd: the closed form as the derivative
+    ``top``                         JAX, Torch, MLX, Autograd: a constant to autodiff
+    ==============================  ================================================================================
     """
 
     arrays: ClassVar[tuple[str, str]] = ("", "")
@@ -128,15 +142,15 @@ class Backend:
 
     def count_true(self, where: Array) -> Array:
         """Number of elements of a mask that are true."""
-        return self.xp.sum(self.xp.astype(where, self.xp.int8), dtype=self.xp.int64)
+        return self.xp.sum(self.xp.astype(where, self.xp.int8))  # in the library's default integer
 
     def elements(self, x: Array, y: Array, dtype: DType, options: Options) -> Array:
         """Loss of each element, computed in ``dtype``; autodiff may differentiate it."""
         return guarded_loss_elements(self.cast(x, dtype), self.cast(y, dtype), options, self.xp)
 
-    def sum(self, x: Array) -> Array:
-        """Sum of all elements, in their dtype or a wider one."""
-        return self.xp.sum(x)
+    def sum(self, x: Array, axis: int | None = None) -> Array:
+        """Sum of all elements, or of those along an axis, which stays; in their dtype or a wider one."""
+        return self.xp.sum(x, axis=axis, keepdims=axis is not None)
 
     def rounded(self, loss: Array, dtype: DType) -> Array:
         """The loss, in the dtype of the result."""
@@ -188,9 +202,12 @@ class Backend:
             return loss, [self.cast(g, (x, y)[argnum].dtype) for argnum, g in zip(wanted, gradients, strict=True)]
 
     def prepared(
-        self, input: Array, target: Array, where: Array = None, cotangent: Array = None
+        self, input: Array, target: Array, where: Array = None, cotangent: Array = None, axis: int | None = None
     ) -> tuple[Array, Array, Array, Array]:
-        """The caller's arrays, checked and converted; ``None`` for those that are missing."""
+        """The caller's arrays, checked and converted; ``None`` for those that are missing.
+
+        ``where`` is a mask of elements, or of the rows along ``axis``.
+        """
         given = {"input": input, "target": target, "where": where, "cotangent": cotangent}
         arrays = {name: self.accepted(name, x) for name, x in given.items() if x is not None}
         devices = {name: self.device_of(x) for name, x in arrays.items()}
@@ -202,9 +219,13 @@ class Backend:
         for name, x in arrays.items():
             self.check_dtype(name, x)
         x, y = arrays["input"], arrays["target"]
-        check_shapes(tuple(x.shape), tuple(y.shape))
+        shape = tuple(x.shape)
+        check_shapes(shape, tuple(y.shape))
+        if axis is not None:
+            axis = check_axis(axis, shape)
         if where is not None:
-            check_where(tuple(arrays["where"].shape), tuple(x.shape))
+            of = "the input's shape" if axis is None else "the shape of the rows"
+            check_where(tuple(arrays["where"].shape), shape_of_rows(shape, axis), of)
         return x, self.of_equal_shape(y, x), arrays.get("where"), arrays.get("cotangent")
 
     def check_dtype(self, name: str, x: Array) -> None:
@@ -243,3 +264,127 @@ class Backend:
             each = self.count(elements, axes, dtype) / self.count(where, where.ndim, dtype)
             return value / (self.cast(self.count_true(where), dtype) * each)
         return value / self.count(elements, axes, dtype) if axes else value
+
+    def loss_from_logits(self, input: Array, target: Array, options: LogitsOptions, where: Array = None) -> Array:
+        """The divergence between the softmaxes of the caller's arrays."""
+        x, y, where, _ = self.prepared(input, target, where, axis=options.axis)
+        return self.plain_loss_from_logits(x, y, options, where)
+
+    def value_and_grad_from_logits(
+        self,
+        input: Array,
+        target: Array,
+        options: LogitsOptions,
+        wanted: tuple[int, ...],
+        cotangent: Array | float | None,
+        where: Array = None,
+    ) -> tuple[Array, list[Array]]:
+        """The divergence between the softmaxes of the caller's arrays, and its gradients by those in ``wanted``."""
+        if is_number(cotangent):
+            x, y, where, _ = self.prepared(input, target, where, axis=options.axis)
+            weight = 1.0 if cotangent is None else float(cotangent)
+        else:
+            x, y, where, weight = self.prepared(input, target, where, cotangent, axis=options.axis)
+        rows = shape_of_rows(tuple(x.shape), options.axis % x.ndim)
+        check_cotangent(cotangent, options.reduction, rows)
+        loss = self.plain_loss_from_logits(x, y, options, where)
+        return loss, self.gradients_from_logits(x, y, options, wanted, weight, where)
+
+    def gradients_from_logits(
+        self,
+        x: Array,
+        y: Array,
+        options: LogitsOptions,
+        wanted: Iterable[int],
+        weight: Array | float,
+        where: Array = None,
+    ) -> list[Array]:
+        """Gradients of the divergence of checked arrays, times ``weight``, which may have the shape of the loss."""
+        xp, dtypes = self.xp, (x.dtype, y.dtype)
+        computing = self.adding_dtype(self.result_dtype(x, y), x)
+        axis = options.axis % x.ndim
+        with self.quiet():
+            x, y, rows = self._without_masked_rows(x, y, where, axis)
+            x, y = self.cast(x, computing), self.cast(y, computing)
+            if not isinstance(weight, float):
+                weight = self.cast(weight, computing)
+            if options.reduction == "none":
+                weight = xp.expand_dims(weight, axis=axis)
+            elif 0 not in x.shape:
+                some = xp.max(x, axis=axis)  # a number for each row
+                weight = self.averaged(weight, some, options.reduction, computing, where)
+            gradients = [self.derivative_from_logits(x, y, argnum, weight, options) for argnum in wanted]
+            if rows is not None:
+                gradients = [xp.where(rows, gradient, 0.0) for gradient in gradients]
+            return [self.cast(g, dtypes[argnum]) for argnum, g in zip(wanted, gradients, strict=True)]
+
+    def plain_loss_from_logits(self, x: Array, y: Array, options: LogitsOptions, where: Array = None) -> Array:
+        """The divergence of checked arrays in array API calls alone, which lazy and traced arrays need."""
+        dtype = self.result_dtype(x, y)
+        computing = self.adding_dtype(dtype, x)
+        options = options._replace(axis=options.axis % x.ndim - x.ndim)  # also right for a batch of x
+        axis = options.axis
+        with self.quiet():
+            x, y, _ = self._without_masked_rows(x, y, where, axis)
+            rows = self.divergences(self.cast(x, computing), self.cast(y, computing), options)
+            rows = self.xp.squeeze(rows, axis=axis)
+            if options.reduction == "none":
+                return self.rounded(rows, dtype)
+            return self.rounded(self.averaged(self.sum(rows), rows, options.reduction, computing, where), dtype)
+
+    def divergences(self, x: Array, y: Array, options: LogitsOptions) -> Array:
+        """Divergence of each row, with the axis of the classes kept; autodiff may differentiate it."""
+        return self.plain_divergences(x, y, options)
+
+    def plain_divergences(self, x: Array, y: Array, options: LogitsOptions) -> Array:
+        """The same in array API calls alone."""
+        if 0 in x.shape and x.shape[options.axis] == 0:  # rows without a possible class
+            return self.sum(x, options.axis) + self.xp.nan
+        return self.sum(divergence_terms(self.softmaxes(x, y, options), options.beta, self.xp), options.axis)
+
+    def derivative_from_logits(
+        self, x: Array, y: Array, argnum: int, weight: Array | float, options: LogitsOptions
+    ) -> Array:
+        """Derivatives of the divergences by ``x`` (0) or ``y`` (1), times ``weight``; autodiff may differentiate it."""
+        if 0 in x.shape:
+            return (x, y)[argnum]
+        return self.derivative_of_softmaxes(self.softmaxes(x, y, options), argnum, weight, options)
+
+    def derivative_of_softmaxes(
+        self, of: Softmaxes, argnum: int, weight: Array | float, options: LogitsOptions
+    ) -> Array:
+        """The same, given the softmaxes."""
+        beta = options.beta
+        if options.exchanged:
+            argnum = 1 - argnum
+        if beta == 0.0 and argnum == 0:
+            return difference(of, self.xp) * (weight / options.temperature)
+        if beta == 0.0:
+            share, p, score = 1.0, of.p, of.r
+        elif argnum == 0:
+            share, p, score = 1.0 - beta, of.q, scores(of, beta, self.xp)[1]
+        else:
+            share, p, score = beta, of.p, scores(of, beta, self.xp)[0]
+        return p * (score - self.sum(p * score, options.axis)) * (weight * (share / options.temperature))
+
+    def softmaxes(self, x: Array, y: Array, options: LogitsOptions) -> Softmaxes:
+        """Softmaxes of student and teacher."""
+        xp, axis = self.xp, options.axis
+        if options.exchanged:
+            x, y = y, x
+        x, y = (shifted(z, self.top(z, axis), options.temperature) for z in (x, y))
+        log_sum_x, log_sum_y = (xp.log(self.sum(xp.exp(z), axis)) for z in (x, y))
+        return softmaxes(x, y, log_sum_x, log_sum_y, xp)
+
+    def top(self, x: Array, axis: int) -> Array:
+        """Largest number along an axis, which stays; a constant to autodiff, because a shift changes no softmax."""
+        return self.xp.max(x, axis=axis, keepdims=True)
+
+    def _without_masked_rows(self, x: Array, y: Array, where: Array, axis: int) -> tuple[Array, Array, Array]:
+        """``x`` and ``y`` with zeros in the rows that do not count, and the mask, broadcasting against both."""
+        if where is None:
+            return x, y, None
+        while where.ndim < x.ndim - 1:
+            where = self.xp.expand_dims(where, axis=0)
+        where = self.xp.expand_dims(where, axis=axis)
+        return self.xp.where(where, x, 0.0), self.xp.where(where, y, 0.0), where

@@ -87,7 +87,7 @@ class LossInBlocks(torch.autograd.Function):
         x, y = _saved(ctx)
         options, backend, where = ctx.options, ctx.backend, ctx.where
         count = backend.counted(x, options.reduction, where) or 1
-        if torch.is_grad_enabled() or backend.is_watched() or _is_mapped(weight):
+        if torch.is_grad_enabled() or backend.is_watched() or is_mapped(weight):
             computing = backend.computing_dtype(backend.result_dtype(x, y))
             wide, weight = (x.to(computing), y.to(computing)), weight.to(computing) / count
             if where is not None:
@@ -131,7 +131,7 @@ def _saved(ctx: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return x, y
 
 
-def _is_mapped(x: torch.Tensor) -> bool:
+def is_mapped(x: torch.Tensor) -> bool:
     # By torch.autograd.grad(..., is_grads_batched=True), or by torch.func; is_watched() does not detect these here.
     functorch = torch._C._functorch
     return functorch.is_legacy_batchedtensor(x) or functorch.is_functorch_wrapped_tensor(x)

@@ -1,11 +1,12 @@
 """HIPS Autograd, which differentiates NumPy code by passing boxes that hold arrays."""
 
 import sys
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 from kldiv_xp._formulas import guarded_loss_elements, loss_derivative
-from kldiv_xp._options import Options
+from kldiv_xp._options import LogitsOptions, Options
 from kldiv_xp.backends._on_numpy import OnNumPy
 from kldiv_xp.backends._standard import Array, Backend, DType
 from kldiv_xp.backends.numpy import NumPy, refuse_subclass
@@ -48,30 +49,63 @@ class Autograd(OnNumPy):
 
     def elements(self, x: Array, y: Array, dtype: DType, options: Options) -> Array:
         """Loss of each element, with the derivative in closed form."""
-        return _with_closed_form(options)(self.cast(x, dtype), self.cast(y, dtype))
+        return _elements(options)(self.cast(x, dtype), self.cast(y, dtype))
+
+    def divergences(self, x: Array, y: Array, options: LogitsOptions) -> Array:
+        """Divergence of each row, with the derivative in closed form."""
+        return _divergences(self, options)(x, y)
+
+    def top(self, x: Array, axis: int) -> Array:
+        """Largest number along an axis, which stays; a constant to autodiff."""
+        from autograd.tracer import getval
+
+        return super().top(getval(x), axis)
 
 
 @cache
-def _with_closed_form(options: Options) -> Any:
+def _elements(options: Options) -> Any:
     from autograd import numpy
-    from autograd.extend import defjvp, defvjp, primitive
 
     xp: Any = numpy
-    elements = primitive(lambda x, y: guarded_loss_elements(x, y, options, sys.modules["numpy"]))
 
-    def weighted(argnum: int) -> Any:
-        def derivative(weight: Array, x: Array, y: Array) -> Array:
-            with sys.modules["numpy"].errstate(all="ignore"):
-                return loss_derivative(x, y, argnum, weight, options, xp)
+    def derivative(x: Array, y: Array, argnum: int, weight: Array) -> Array:
+        return loss_derivative(x, y, argnum, weight, options, xp)
 
-        return derivative
+    return _with_closed_form(
+        lambda x, y: guarded_loss_elements(x, y, options, sys.modules["numpy"]), derivative, lambda tangent: tangent
+    )
+
+
+@cache
+def _divergences(backend: Autograd, options: LogitsOptions) -> Any:
+    def derivative(x: Array, y: Array, argnum: int, weight: Array) -> Array:
+        return backend.derivative_from_logits(x, y, argnum, weight, options)
+
+    return _with_closed_form(
+        lambda x, y: backend.plain_divergences(x, y, options),
+        derivative,
+        lambda tangent: backend.sum(tangent, options.axis),
+    )
+
+
+def _with_closed_form(
+    function: Callable[..., Array], derivative: Callable[..., Array], collected: Callable[[Array], Array]
+) -> Any:
+    """``function``, with derivatives times the cotangent, and with the tangent that is ``collected`` from them."""
+    from autograd.extend import defjvp, defvjp, primitive
+
+    differentiable = primitive(function)
+
+    def weighted(argnum: int, weight: Array, x: Array, y: Array) -> Array:
+        with sys.modules["numpy"].errstate(all="ignore"):
+            return derivative(x, y, argnum, weight)
 
     def pullback(argnum: int) -> Any:
-        return lambda _, x, y: lambda weight: weighted(argnum)(weight, x, y)
+        return lambda _, x, y: lambda weight: weighted(argnum, weight, x, y)
 
     def pushforward(argnum: int) -> Any:
-        return lambda tangent, _, x, y: weighted(argnum)(tangent, x, y)
+        return lambda tangent, _, x, y: collected(weighted(argnum, tangent, x, y))
 
-    defvjp(elements, pullback(0), pullback(1))
-    defjvp(elements, pushforward(0), pushforward(1))
-    return elements
+    defvjp(differentiable, pullback(0), pullback(1))
+    defjvp(differentiable, pushforward(0), pushforward(1))
+    return differentiable

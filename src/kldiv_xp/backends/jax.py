@@ -9,9 +9,12 @@ from functools import cache, partial
 from typing import Any
 
 from kldiv_xp._formulas import guarded_loss_elements, loss_derivative
-from kldiv_xp._options import Options
+from kldiv_xp._options import LogitsOptions, Options
 from kldiv_xp.backends._standard import Array, Backend, DType
 from kldiv_xp.backends.numpy import NumPy, refuse_subclass
+
+CLOSE = 0.01
+"""Divergence below which float32 sums of terms of either sign have lost too many digits."""
 
 
 class JAX(Backend):
@@ -27,6 +30,7 @@ class JAX(Backend):
         super().__init__(xp)
         self._array, self._tracer = sys.modules["jax"].Array, sys.modules["jax"].core.Tracer
         self._jitted = cache(self._jitted_for)
+        self._jitted_from_logits = cache(self._jitted_from_logits_for)
 
     def converts(self, other: Backend) -> bool:
         """Whether one call may mix arrays of another library with JAX arrays: NumPy's, as in JAX itself."""
@@ -48,18 +52,32 @@ class JAX(Backend):
 
     def loss(self, input: Array, target: Array, options: Options, where: Array = None) -> Array:
         """The loss of the caller's arrays; one jitted call for concrete arrays."""
-        kind = type(input)
-        if (
-            type(target) is kind
-            and (where is None or type(where) is kind)
-            and not issubclass(kind, self._tracer)
-            and not (input.committed and target.committed and input.devices() != target.devices())
-        ):
+        if self._is_concrete(input, target, where):
             try:
                 return self._jitted(options)(input, target, where)
             except (TypeError, ValueError):
                 pass  # raise the error again below, without JAX's note about its own frames
         return super().loss(input, target, options, where)
+
+    def loss_from_logits(self, input: Array, target: Array, options: LogitsOptions, where: Array = None) -> Array:
+        """The divergence between the softmaxes of the caller's arrays; one jitted call for concrete arrays."""
+        if self._is_concrete(input, target, where):
+            temperature = options.temperature
+            try:
+                return self._jitted_from_logits(options._replace(temperature=1.0))(input, target, where, temperature)
+            except (TypeError, ValueError):
+                pass
+        return super().loss_from_logits(input, target, options, where)
+
+    def _is_concrete(self, x: Array, y: Array, where: Array) -> bool:
+        """Whether all are concrete arrays, on one device."""
+        kind = type(x)
+        return (
+            type(y) is kind
+            and (where is None or type(where) is kind)
+            and not issubclass(kind, self._tracer)
+            and not (x.committed and y.committed and x.devices() != y.devices())
+        )
 
     def elements(self, x: Array, y: Array, dtype: DType, options: Options) -> Array:
         """Loss of each element, with the derivative in closed form.
@@ -67,7 +85,15 @@ class JAX(Backend):
         JAX's second derivative of the logarithm is ``-1 / y**2``, which divides by zero for a float32 target below
         1e-19. In the closed form this term has cancelled.
         """
-        return _with_closed_form(options)(self.cast(x, dtype), self.cast(y, dtype))
+        return _elements(options)(self.cast(x, dtype), self.cast(y, dtype))
+
+    def divergences(self, x: Array, y: Array, options: LogitsOptions) -> Array:
+        """Divergence of each row, with the derivative in closed form: autodiff would keep both distributions."""
+        return _divergences(self, options._replace(temperature=1.0))(x, y, options.temperature)
+
+    def top(self, x: Array, axis: int) -> Array:
+        """Largest number along an axis, which stays; a constant to autodiff."""
+        return sys.modules["jax"].lax.stop_gradient(super().top(x, axis))
 
     def _jitted_for(self, options: Options) -> Callable[..., Array]:
         # Tracing checks the arguments, once for each combination of shapes and dtypes.
@@ -75,28 +101,94 @@ class JAX(Backend):
         compiled: Callable[..., Array] = sys.modules["jax"].jit(lambda x, y, where: loss(x, y, options, where))
         return compiled
 
+    def _jitted_from_logits_for(self, options: LogitsOptions) -> Callable[..., Array]:
+        loss = super().loss_from_logits
+
+        def of(x: Array, y: Array, where: Array, temperature: Array) -> Array:  # whose change needs no new program
+            return loss(x, y, options._replace(temperature=temperature), where)
+
+        compiled: Callable[..., Array] = sys.modules["jax"].jit(of)
+        return compiled
+
 
 @cache
-def _with_closed_form(options: Options) -> Any:
+def _elements(options: Options) -> Any:
     import jax
     import jax.numpy as jnp
-    from jax.custom_derivatives import SymbolicZero
 
     xp: Any = jnp
 
-    @jax.custom_jvp
-    @partial(jax.jit, inline=True)  # one dispatch when differentiated without jit; inlined into a trace
+    # One dispatch when differentiated without jit; inlined into a trace. Guarded for NaN checkers. The final mask of
+    # the guarded form changes no value, but speeds up XLA's CPU compiler, which fuses a sum with a logarithm and not
+    # with a select: without the mask it would materialise both guarded arrays, and take 1.7 times as long.
+    @partial(jax.jit, inline=True)
     def elements(x: Array, y: Array) -> Array:
-        # Guarded for NaN checkers. The final mask changes no value, but speeds up XLA's CPU compiler, which fuses a sum
-        # with a logarithm and not with a select: without the mask it would materialise both guarded arrays, and take
-        # 1.7 times as long.
         return guarded_loss_elements(x, y, options, xp)
 
-    def tangent_of_elements(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-        # A symbolic zero times an infinite derivative is zero.
-        wanted = [argnum for argnum, tangent in enumerate(tangents) if not isinstance(tangent, SymbolicZero)]
-        terms = [loss_derivative(*primals, argnum, tangents[argnum], options, xp) for argnum in wanted]
-        return elements(*primals), sum(terms[1:], start=terms[0])
+    def derivative(x: Array, y: Array, argnum: int, weight: Array) -> Array:
+        return loss_derivative(x, y, argnum, weight, options, xp)
 
-    elements.defjvp(tangent_of_elements, symbolic_zeros=True)
-    return elements
+    return _with_closed_form(elements, derivative)
+
+
+@cache
+def _divergences(backend: JAX, options: LogitsOptions) -> Any:
+    import jax
+    import jax.numpy as xp
+
+    def divergences(total: Callable[[Array, Array], Array], x: Array, y: Array, temperature: Array) -> Array:
+        """Divergences, where ``total`` sums ``p r + (q - p)``, given the two terms."""
+        given = options._replace(temperature=temperature)
+
+        def plain(x: Array, y: Array) -> Array:
+            return backend.plain_divergences(x, y, given)
+
+        def quick(x: Array, y: Array) -> Array:
+            # XLA's CPU compiler fuses a sum with arithmetic, and not with the masks of the plain formula.
+            p, q, r = backend.softmaxes(x, y, given)
+            rows = total(p * r, q - p)
+            student = y if options.exchanged else x
+            suffices = (rows.min() >= CLOSE) & (student.min() > -xp.inf)
+            return jax.lax.cond(suffices, lambda: rows, lambda: plain(x, y))
+
+        if options.beta or 0 in x.shape:
+            return plain(x, y)
+        return jax.lax.platform_dependent(x, y, cpu=quick, default=plain)
+
+    def sum_of(x: Array) -> Array:
+        return backend.sum(x, options.axis)
+
+    def tangent(x: Array, y: Array, temperature: Array, argnum: int, weight: Array) -> Array:
+        return sum_of(backend.derivative_from_logits(x, y, argnum, weight, options._replace(temperature=temperature)))
+
+    return _with_closed_form(
+        jax.jit(partial(divergences, lambda one, other: sum_of(one + other)), inline=True),
+        tangent,
+        # The first sum is part of the derivative by the target.
+        beside_derivative=partial(divergences, lambda one, other: sum_of(one) + sum_of(other)),
+    )
+
+
+def _with_closed_form(
+    function: Callable[..., Array],
+    derivative: Callable[..., Array],
+    beside_derivative: Callable[..., Array] | None = None,
+) -> Any:
+    """``function`` of two arrays and maybe constants, whose tangent is the sum of ``derivative(..., argnum, tangent)``.
+
+    ``beside_derivative`` computes the same as ``function``, if that is faster where the derivative is wanted too.
+    """
+    import jax
+    from jax.custom_derivatives import SymbolicZero
+
+    functions = [jax.custom_jvp(each) for each in (function, beside_derivative or function)]
+
+    def tangent_of(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
+        # A symbolic zero times an infinite derivative is zero.
+        wanted = [argnum for argnum, tangent in enumerate(tangents[:2]) if not isinstance(tangent, SymbolicZero)]
+        terms = [derivative(*primals, argnum, tangents[argnum]) for argnum in wanted]
+        return functions[1](*primals), sum(terms[1:], start=terms[0])
+
+    for each in functions:
+        each.defjvp(tangent_of, symbolic_zeros=True)
+    return functions[0]

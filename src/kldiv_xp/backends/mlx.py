@@ -1,11 +1,12 @@
 """MLX, which has no array API namespace, and whose CPU exponential and sum are inaccurate."""
 
 import sys
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 from kldiv_xp._formulas import loss_derivative, loss_elements
-from kldiv_xp._options import Options
+from kldiv_xp._options import LogitsOptions, Options
 from kldiv_xp.backends._standard import Array, Backend, DType
 
 BLOCK = 4096
@@ -33,17 +34,21 @@ class MLX(Backend):
         """
         return _itself()(x)
 
-    def count_true(self, where: Array) -> Array:
-        """Number of elements of a mask that are true; the sum of booleans is an integer."""
-        return sys.modules["mlx.core"].sum(where)
-
     def elements(self, x: Array, y: Array, dtype: DType, options: Options) -> Array:
         """Loss of each element, with the derivative in closed form.
 
         MLX's second derivative of the logarithm divides by ``y**2``, which is zero for a float32 target below 1e-23.
         Its first derivative is infinite where ``1 / y`` is.
         """
-        return _with_closed_form(options, self.xp)(self.cast(x, dtype), self.cast(y, dtype))
+        return _elements(options, self.xp)(self.cast(x, dtype), self.cast(y, dtype))
+
+    def divergences(self, x: Array, y: Array, options: LogitsOptions) -> Array:
+        """Divergence of each row, with the derivative in closed form."""
+        return _divergences(self, options)(x, y)
+
+    def top(self, x: Array, axis: int) -> Array:
+        """Largest number along an axis, which stays; a constant to autodiff."""
+        return self.xp.stop_gradient(super().top(x, axis))
 
     @property
     def boolean(self) -> DType:
@@ -54,14 +59,16 @@ class MLX(Backend):
         """``x`` in another dtype."""
         return x.astype(dtype)
 
-    def sum(self, x: Array) -> Array:
-        """Sum of all elements: on the CPU in float64 and in blocks, with a float64 result.
+    def sum(self, x: Array, axis: int | None = None) -> Array:
+        """Sum of all elements: on the CPU in float64 and in blocks, with a float64 result. Or sums along an axis.
 
         On the CPU MLX adds sequentially, which loses digits in float32; see
         https://github.com/ml-explore/mlx/issues/4379. GPUs have no float64, and add in blocks.
         """
         import mlx.core as mx
 
+        if axis is not None:
+            return mx.sum(x.astype(mx.float64) if _on_cpu() else x, axis=axis, keepdims=True).astype(x.dtype)
         if not _on_cpu():
             return mx.sum(x)
         if x.size <= BLOCK:
@@ -87,27 +94,45 @@ class _Namespace:
 
 
 @cache
-def _with_closed_form(options: Options, xp: Any) -> Any:
+def _elements(options: Options, xp: Any) -> Any:
+    def derivative(x: Array, y: Array, argnum: int, weight: Array) -> Array:
+        return loss_derivative(x, y, argnum, weight, options, xp)
+
+    return _with_closed_form(lambda x, y: loss_elements(x, y, options, xp), derivative, lambda tangent: tangent)
+
+
+@cache
+def _divergences(backend: MLX, options: LogitsOptions) -> Any:
+    def derivative(x: Array, y: Array, argnum: int, weight: Array) -> Array:
+        return backend.derivative_from_logits(x, y, argnum, weight, options)
+
+    return _with_closed_form(
+        lambda x, y: backend.plain_divergences(x, y, options),
+        derivative,
+        lambda tangent: backend.sum(tangent, options.axis),
+    )
+
+
+def _with_closed_form(
+    function: Callable[..., Array], derivative: Callable[..., Array], collected: Callable[[Array], Array]
+) -> Any:
+    """``function``, with derivatives times the cotangent, and with the tangent that is ``collected`` from them."""
     import mlx.core as mx
 
-    @mx.custom_function
-    def elements(x: Array, y: Array) -> Array:
-        return loss_elements(x, y, options, xp)
+    differentiable = mx.custom_function(function)
 
-    @elements.vjp
+    @differentiable.vjp
     def pullback(primals: tuple[Array, Array], cotangent: Array, _: Array) -> tuple[Array, ...]:
-        return tuple(loss_derivative(*primals, argnum, cotangent, options, xp) for argnum in (0, 1))
+        return tuple(derivative(*primals, argnum, cotangent) for argnum in (0, 1))
 
-    @elements.jvp
+    @differentiable.jvp
     def pushforward(primals: tuple[Array, Array], tangents: tuple[Array | None, Array | None]) -> Array:
         first, *second = [
-            loss_derivative(*primals, argnum, tangent, options, xp)
-            for argnum, tangent in enumerate(tangents)
-            if tangent is not None
+            derivative(*primals, argnum, tangent) for argnum, tangent in enumerate(tangents) if tangent is not None
         ]
-        return first + second[0] if second else first
+        return collected(first + second[0] if second else first)
 
-    return elements
+    return differentiable
 
 
 @cache

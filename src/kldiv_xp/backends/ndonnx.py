@@ -22,12 +22,14 @@ class NDOnnx(Backend):
         """Backend; the arrays do not announce a namespace."""
         return cls(sys.modules["ndonnx"])
 
-    def sum(self, x: Array) -> Array:
-        """Sum of all elements, in blocks: onnxruntime adds sequentially.
+    def sum(self, x: Array, axis: int | None = None) -> Array:
+        """Sum of all elements, in blocks: onnxruntime adds sequentially. Or sums along an axis.
 
         Not in float64, which few runtimes support on their devices.
         """
         ndx: Any = self.xp
+        if axis is not None:
+            return ndx.sum(x, axis=axis, keepdims=True)
         blocks = x
         for _ in range(LEVELS):
             if blocks.size is not None and blocks.size <= BLOCK:

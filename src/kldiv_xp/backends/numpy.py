@@ -8,8 +8,8 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 from kldiv_xp._options import Options
-from kldiv_xp.backends._blocks import InBlocks
 from kldiv_xp.backends._on_numpy import OnNumPy
+from kldiv_xp.backends._row_blocks import InRowBlocks
 from kldiv_xp.backends._standard import Array, DType
 
 FEW = 2**16
@@ -18,7 +18,7 @@ MOST_THREADS = 4
 """More threads would wait for the interpreter and for memory. Each has 2 MiB of temporaries."""
 
 
-class NumPy(InBlocks, OnNumPy):
+class NumPy(InRowBlocks, OnNumPy):
     """NumPy arrays and scalars."""
 
     few = FEW
@@ -93,6 +93,26 @@ class NumPy(InBlocks, OnNumPy):
     def number(self, value: float, dtype: DType) -> Array:
         """A number as a NumPy scalar, like the result of a sum."""
         return dtype.type(value)
+
+    def row_max(self, x: Array) -> Array:
+        """Largest element of each row, with the axis kept."""
+        return x.max(axis=-1, keepdims=True)
+
+    def row_sum(self, x: Array) -> Array:
+        """Sum of each row, with the axis kept."""
+        return x.sum(axis=-1, keepdims=True)
+
+    def row_dot(self, x: Array, y: Array) -> Array:
+        """Sum of the products of each row, with the axis kept."""
+        return self.native.einsum("...i,...i->...", x, y)[..., None]  # BLAS would wait for its own threads
+
+    def write_product(self, x: Array, weight: Array, out: Array) -> None:
+        """Write ``x``, times a number for each row, into an array of another dtype."""
+        out[...] = x * weight
+
+    def row_block_size(self) -> int:
+        """Elements of a block of rows."""
+        return self.few
 
     def block_size(self) -> int:
         """Elements of a block."""

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from kldiv_xp._formulas import edge_of, guarded_loss_elements, loss_elements, loss_off_edge
-from kldiv_xp._options import Options
-from kldiv_xp.backends._blocks import InBlocks
+from kldiv_xp._options import LogitsOptions, Options
+from kldiv_xp.backends._row_blocks import CLOSE, Exponentials, InRowBlocks
 from kldiv_xp.backends._standard import Array, DType
 
 FEW = 2**12
@@ -19,7 +19,7 @@ FEW = 2**12
 _WITHOUT_AUTOCAST = ("meta", "lazy", "vulkan")
 
 
-class Torch(InBlocks):
+class Torch(InRowBlocks):
     """Tensors."""
 
     few = FEW
@@ -85,8 +85,7 @@ class Torch(InBlocks):
 
     def elements(self, x: Array, y: Array, dtype: DType, options: Options) -> Array:
         """Loss of each element, with the derivative in closed form, except where a compiler derives its own."""
-        torch = self.native
-        if torch.compiler.is_compiling() or torch._C._is_tracing() or type(x) not in self.ordinary:
+        if self._derives(x):
             return guarded_loss_elements(x.to(dtype), y.to(dtype), options, self.xp)
         if not (self.is_watched() or self.needs_grad(x, y)):
             return loss_elements(x.to(dtype), y.to(dtype), options, self.xp)
@@ -94,13 +93,14 @@ class Torch(InBlocks):
 
         return LossElements.apply(x, y, dtype, options)  # type: ignore[no-untyped-call]
 
-    def sum(self, x: Array) -> Array:
-        """Sum of all elements: on the CPU in float64, because compiled code adds sequentially.
+    def sum(self, x: Array, axis: int | None = None) -> Array:
+        """Sum of all elements, or along an axis: on the CPU in float64, because compiled code adds sequentially.
 
         See https://github.com/pytorch/pytorch/issues/154703. GPUs add in blocks, and some are slow in float64.
         """
         torch = self.native
-        return torch.sum(x, dtype=torch.float64) if x.device.type == "cpu" else torch.sum(x)
+        wide = torch.float64 if x.device.type == "cpu" else None
+        return torch.sum(x, dtype=wide) if axis is None else torch.sum(x, axis, keepdim=True, dtype=wide).to(x.dtype)
 
     def rounded(self, loss: Array, dtype: DType) -> Array:
         """The loss in the dtype of the result. The partial sums of a DTensor are added up before they are rounded.
@@ -131,6 +131,71 @@ class Torch(InBlocks):
 
             return LossInBlocks.apply(input, target, options, self, where)  # type: ignore[no-untyped-call]
         return self.loss_in_blocks(input, target, options, where)[0]
+
+    def loss_from_logits(self, input: Array, target: Array, options: LogitsOptions, where: Array = None) -> Array:
+        """The divergence between the softmaxes of the caller's tensors."""
+        if not (self.needs_grad(input, target) and self.has_ordinary_rows(input, target, options, where)):
+            return super().loss_from_logits(input, target, options, where)
+        from kldiv_xp.backends._torch_autograd_from_logits import DivergenceInBlocks
+
+        return DivergenceInBlocks.apply(input, target, options, self, where)  # type: ignore[no-untyped-call]
+
+    def divergences(self, x: Array, y: Array, options: LogitsOptions) -> Array:
+        """Divergence of each row, with the derivative in closed form, except where a compiler derives its own."""
+        if self._derives(x) or not (self.is_watched() or self.needs_grad(x, y)):
+            return self.plain_divergences(x, y, options)
+        from kldiv_xp.backends._torch_autograd_from_logits import Divergences
+
+        return Divergences.apply(x, y, options, self)  # type: ignore[no-untyped-call]
+
+    def _derives(self, x: Array) -> bool:
+        """Whether a compiler, or a class of tensors of its own, derives the derivative of the plain formulas."""
+        torch = self.native
+        return torch.compiler.is_compiling() or torch._C._is_tracing() or type(x) not in self.ordinary
+
+    def top(self, x: Array, axis: int) -> Array:
+        """Largest number along an axis, which stays; a constant to autodiff."""
+        return x.detach().amax(axis, keepdim=True)
+
+    def divergence_in_blocks(
+        self,
+        x: Array,
+        y: Array,
+        options: LogitsOptions,
+        where: Array = None,
+        wanted: tuple[int, ...] = (),
+        weight: Array | float = 1.0,
+    ) -> tuple[Array, list[Array]]:
+        """The divergence, and its gradients by the arguments in ``wanted``."""
+        if self.size_of(x) <= self.few and where is None and options.beta == 0.0 and options.reduction != "none":
+            of_few = self._divergence_of_few(x, y, options, wanted, weight)
+            if of_few is not None:
+                return of_few
+        return super().divergence_in_blocks(x, y, options, where, wanted, weight)
+
+    def _divergence_of_few(
+        self, x: Array, y: Array, options: LogitsOptions, wanted: tuple[int, ...], weight: Any
+    ) -> tuple[Array, list[Array]] | None:
+        """``KL(p || q)`` of few elements, with few operations; ``None`` where this does not apply."""
+        torch, axis, student = self.native, options.axis, int(options.exchanged)
+        if any(argnum != student for argnum in wanted):
+            return None
+        dtypes, (x, y) = (x.dtype, y.dtype), (y, x) if student else (x, y)
+        if options.temperature == 1.0:
+            log_q, log_p = (torch.log_softmax(z, axis, torch.float64) for z in (x, y))
+        else:
+            log_q, log_p = (torch.log_softmax(z.to(torch.float64) / options.temperature, axis) for z in (x, y))
+        p = torch.exp(log_p)
+        total = (p * (log_p - log_q)).sum().item()
+        rows = x.numel() // x.shape[axis]
+        if not total >= CLOSE * rows:  # the terms cancel, or a class is impossible
+            return None
+        count = rows if options.reduction == "mean" else self.counted(x, options.reduction) if x.ndim > 1 else 1
+        gradients = [
+            ((log_q.exp_() - p) * (weight / (count * options.temperature))).to(dtypes[argnum]) for argnum in wanted
+        ]
+        loss = self.number(total / count, self.result_dtype(x, y))
+        return loss, gradients
 
     def _loss_of_few(self, x: Array, y: Array, options: Options, recorded: bool) -> Array | None:
         """Reduced loss of few elements, with few operations; ``None`` where this does not apply.
@@ -214,6 +279,41 @@ class Torch(InBlocks):
         """A number as a 0-d tensor on the CPU, whatever the default device."""
         # In float64 first, so that a number beyond the range of dtype becomes infinite.
         return self.native.scalar_tensor(value, dtype=self.native.float64, device="cpu").to(dtype)
+
+    def row_max(self, x: Array) -> Array:
+        """Largest element of each row, with the axis kept."""
+        return x.amax(-1, keepdim=True)
+
+    def row_sum(self, x: Array) -> Array:
+        """Sum of each row, with the axis kept."""
+        return x.sum(-1, keepdim=True)
+
+    def row_dot(self, x: Array, y: Array) -> Array:
+        """Sum of the products of each row, with the axis kept."""
+        return (x * y).sum(-1, keepdim=True)
+
+    def write_product(self, x: Array, weight: Array, out: Array) -> None:
+        """Write ``x``, times a number for each row, into a tensor of another dtype."""
+        self.native.mul(x, weight, out=out)
+
+    def row_block_size(self) -> int:
+        """Elements of a block of rows: more than of others, for there are more operations on each."""
+        return 2 * self.block_size()
+
+    def exponentials(self, x: Array, y: Array, temperature: float) -> Exponentials:
+        """Softmaxes of complete rows, which sum to 1: PyTorch computes them faster than exponentials alone.
+
+        The largest probability is the reciprocal of the sum of the exponentials.
+        """
+        torch = self.native
+        one = torch.ones((1,), dtype=torch.float64, device="cpu")  # of one dimension: it promotes x to float64
+        scale = one if temperature == 1.0 else one / temperature
+        x, y = x * scale, y * scale
+        r = y - x
+        top_x, top_y = x.amax(-1, keepdim=True), y.amax(-1, keepdim=True)
+        x, y = torch.softmax(x, -1, out=x), torch.softmax(y, -1, out=y)
+        log_ratio = top_y - top_x + torch.log(x.amax(-1, keepdim=True) / y.amax(-1, keepdim=True))
+        return Exponentials(x, y, r, one, one, log_ratio)
 
     def block_size(self) -> int:
         """Elements of a block: at least 32768 for each thread of PyTorch, and temporaries below 8 MiB."""

@@ -1,0 +1,79 @@
+"""The divergences between softmaxes, and their derivatives, in array API calls.
+
+``x`` are the student's logits, with the distribution ``q``; ``y`` are the teacher's, with ``p``. There are two
+formulas: ``KL(p || q)``, which is ``beta = 0``, and the Jensen-Shannon divergence. ``beta = 1`` is the first, with
+student and teacher exchanged.
+
+Both sum terms that are never negative, so that nothing cancels when the distributions are close: with
+``r = log(p / q)``, a class adds ``p r - p + q``, which changes no sum, because ``p`` and ``q`` have the same sum. An
+error in the logarithm of a sum is an error in all ``r`` of a row. In these terms it matters in second order only.
+"""
+
+from typing import Any, NamedTuple
+
+Array = Any
+Namespace = Any
+
+NEAR = 0.125
+"""Bound of ``abs(r)`` below which terms take a series."""
+FAR = 80.0
+"""Bound of ``abs(r)`` above which ``p`` or ``q`` is negligible."""
+IMPOSSIBLE = -1e30
+"""Replaces a logit of -inf in ``r``, which is then a number."""
+_LAST = 10
+"""Last power of the series, whose relative error is below 1e-15."""
+
+
+class Softmaxes(NamedTuple):
+    """Two distributions, and the logarithm of their ratio, which is huge but finite for impossible classes."""
+
+    p: Array
+    q: Array
+    r: Array
+
+
+def shifted(x: Array, top: Array, temperature: float) -> Array:
+    """Logits below their maximum ``top``, divided by the temperature."""
+    return (x - top) / temperature
+
+
+def softmaxes(x: Array, y: Array, log_sum_x: Array, log_sum_y: Array, xp: Namespace) -> Softmaxes:
+    """Distributions of shifted logits, from the logarithms of the sums of their exponentials."""
+    # The difference of the logits first: it has no rounding error if they are close.
+    r = (xp.maximum(y, IMPOSSIBLE) - xp.maximum(x, IMPOSSIBLE)) - (log_sum_y - log_sum_x)
+    return Softmaxes(xp.exp(y - log_sum_y), xp.exp(x - log_sum_x), r)
+
+
+def divergence_terms(of: Softmaxes, beta: float, xp: Namespace) -> Array:
+    """Term of each class; their sum is the divergence."""
+    p, q, r = of
+    near = xp.abs(r) < NEAR
+    if beta == 0.0:
+        far = xp.where(r > -0.5 * IMPOSSIBLE, xp.inf, p * r + (q - p))
+        return xp.where(near, p * _excess(xp.where(near, r, 0.0)), far)
+    by_p, by_q = scores(of, beta, xp)
+    p, q = beta * p, (1.0 - beta) * q
+    return xp.where(near, p * _excess(by_p) + q * _excess(by_q), p * by_p + q * by_q)
+
+
+def scores(of: Softmaxes, beta: float, xp: Namespace) -> tuple[Array, Array]:
+    """``log(p / m)`` and ``log(q / m)``, with the mixture ``m = beta p + (1 - beta) q``."""
+    r = xp.where(of.r > FAR, FAR, xp.where(of.r < -FAR, -FAR, of.r))
+    by_p = -xp.log1p((1.0 - beta) * xp.expm1(-r))
+    return by_p, by_p - r
+
+
+def difference(of: Softmaxes, xp: Namespace) -> Array:
+    """``q - p``, the derivative of ``KL(p || q)`` by the student's logits."""
+    p, q, r = of
+    near = xp.abs(r) < NEAR
+    r = xp.where(near, r, 0.0)
+    return xp.where(near, p * (_excess(r) - r), q - p)
+
+
+def _excess(r: Array) -> Array:
+    """``exp(-r) - 1 + r`` for small ``r``."""
+    series = 1.0 - r / _LAST
+    for power in range(_LAST - 1, 2, -1):
+        series = 1.0 - r / power * series
+    return 0.5 * r * r * series
