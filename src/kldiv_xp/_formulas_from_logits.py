@@ -37,11 +37,12 @@ def shifted(x: Array, top: Array, temperature: float) -> Array:
     return (x - top) / temperature
 
 
-def softmaxes(x: Array, y: Array, log_sum_x: Array, log_sum_y: Array, xp: Namespace) -> Softmaxes:
-    """Distributions of shifted logits, from the logarithms of the sums of their exponentials."""
-    # The difference of the logits first: it has no rounding error if they are close.
-    r = (xp.maximum(y, IMPOSSIBLE) - xp.maximum(x, IMPOSSIBLE)) - (log_sum_y - log_sum_x)
-    return Softmaxes(xp.exp(y - log_sum_y), xp.exp(x - log_sum_x), r)
+def softmaxes(x: Array, y: Array, difference: Array, log_sum_x: Array, log_sum_y: Array, xp: Namespace) -> Softmaxes:
+    """Distributions of shifted logits, from the logarithms of the sums of their exponentials.
+
+    ``difference`` is ``y - x``, with logits of at least ``IMPOSSIBLE``. It has no rounding error if they are close.
+    """
+    return Softmaxes(xp.exp(y - log_sum_y), xp.exp(x - log_sum_x), difference - (log_sum_y - log_sum_x))
 
 
 def divergence_terms(of: Softmaxes, beta: float, xp: Namespace) -> Array:

@@ -297,8 +297,7 @@ class _RowBlock:
                 self._x[..., part], self._y[..., part], self._top_x, self._top_y, self._temperature
             )
         if self.guarded:  # r is NaN for a class that is impossible in both
-            r = self._xp.where(of.r > -math.inf, of.r, IMPOSSIBLE)
-            of = of._replace(r=self._xp.where(r == math.inf, -IMPOSSIBLE, r))
+            of = of._replace(r=self._xp.where(of.r > -math.inf, of.r, IMPOSSIBLE))
         return of
 
     def _unscored(self, part: slice) -> _Scored:

@@ -19,7 +19,15 @@ from kldiv_xp._arguments import (
     shape_of_rows,
 )
 from kldiv_xp._formulas import guarded_loss_elements, loss_derivative, without_masked
-from kldiv_xp._formulas_from_logits import Softmaxes, difference, divergence_terms, scores, shifted, softmaxes
+from kldiv_xp._formulas_from_logits import (
+    IMPOSSIBLE,
+    Softmaxes,
+    difference,
+    divergence_terms,
+    scores,
+    shifted,
+    softmaxes,
+)
 from kldiv_xp._options import LogitsOptions, Options, Reduction
 
 Array = Any
@@ -58,6 +66,7 @@ class Backend:
     ``loss_from_logits``            InRowBlocks, Torch, JAX: arrays in memory
     ``value_and_grad_from_logits``  InRowBlocks: arrays in memory
     ``divergences``                 JAX, Torch, MLX, Autograd: the closed form as the derivative
+    ``at_least``                    Torch: the compiler cannot trace a maximum with a number
     ``top``                         JAX, Torch, MLX, Autograd: a constant to autodiff
     ==============================  ================================================================================
     """
@@ -338,8 +347,8 @@ class Backend:
 
     def plain_divergences(self, x: Array, y: Array, options: LogitsOptions) -> Array:
         """The same in array API calls alone."""
-        if 0 in x.shape and x.shape[options.axis] == 0:  # rows without a possible class
-            return self.sum(x, options.axis) + self.xp.nan
+        if 0 in x.shape:  # which has no maximum; without classes, none is possible
+            return self.sum(x, options.axis) + (self.xp.nan if x.shape[options.axis] == 0 else 0.0)
         return self.sum(divergence_terms(self.softmaxes(x, y, options), options.beta, self.xp), options.axis)
 
     def derivative_from_logits(
@@ -374,7 +383,12 @@ class Backend:
             x, y = y, x
         x, y = (shifted(z, self.top(z, axis), options.temperature) for z in (x, y))
         log_sum_x, log_sum_y = (xp.log(self.sum(xp.exp(z), axis)) for z in (x, y))
-        return softmaxes(x, y, log_sum_x, log_sum_y, xp)
+        difference = self.at_least(y, IMPOSSIBLE) - self.at_least(x, IMPOSSIBLE)
+        return softmaxes(x, y, difference, log_sum_x, log_sum_y, xp)
+
+    def at_least(self, x: Array, bound: float) -> Array:
+        """``x``, with smaller elements replaced by ``bound``, and NaN kept."""
+        return self.xp.maximum(x, bound)
 
     def top(self, x: Array, axis: int) -> Array:
         """Largest number along an axis, which stays; a constant to autodiff, because a shift changes no softmax."""

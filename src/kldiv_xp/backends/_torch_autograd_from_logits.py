@@ -9,8 +9,8 @@ from kldiv_xp._options import LogitsOptions
 from kldiv_xp.backends._torch_autograd import is_mapped
 
 
-class Divergences(torch.autograd.Function):
-    """Divergence of each row, for every mode of autograd and for ``torch.func``. The axis counts from the last."""
+class DivergencesInReverse(torch.autograd.Function):
+    """Divergence of each row, for reverse mode alone: ``torch.compile`` takes no function with a ``jvp``."""
 
     @staticmethod
     def forward(x: torch.Tensor, y: torch.Tensor, options: LogitsOptions, backend: Any) -> torch.Tensor:
@@ -32,6 +32,10 @@ class Divergences(torch.autograd.Function):
         (weight,) = cotangents
         needed = [weight is not None and needs for needs in ctx.needs_input_grad[:2]]
         return *_derivatives(ctx, needed, (weight, weight)), None, None
+
+
+class Divergences(DivergencesInReverse):
+    """Divergence of each row, for every mode of autograd and for ``torch.func``. The axis counts from the last."""
 
     @staticmethod
     def vmap(

@@ -85,7 +85,8 @@ class Torch(InRowBlocks):
 
     def elements(self, x: Array, y: Array, dtype: DType, options: Options) -> Array:
         """Loss of each element, with the derivative in closed form, except where a compiler derives its own."""
-        if self._derives(x):
+        torch = self.native
+        if torch.compiler.is_compiling() or torch._C._is_tracing() or type(x) not in self.ordinary:
             return guarded_loss_elements(x.to(dtype), y.to(dtype), options, self.xp)
         if not (self.is_watched() or self.needs_grad(x, y)):
             return loss_elements(x.to(dtype), y.to(dtype), options, self.xp)
@@ -141,17 +142,21 @@ class Torch(InRowBlocks):
         return DivergenceInBlocks.apply(input, target, options, self, where)  # type: ignore[no-untyped-call]
 
     def divergences(self, x: Array, y: Array, options: LogitsOptions) -> Array:
-        """Divergence of each row, with the derivative in closed form, except where a compiler derives its own."""
-        if self._derives(x) or not (self.is_watched() or self.needs_grad(x, y)):
+        """Divergence of each row, with the derivative in closed form, which keeps the logits alone."""
+        torch = self.native
+        if type(x) not in self.ordinary:
             return self.plain_divergences(x, y, options)
-        from kldiv_xp.backends._torch_autograd_from_logits import Divergences
+        from kldiv_xp.backends._torch_autograd_from_logits import Divergences, DivergencesInReverse
 
+        if torch.compiler.is_compiling():
+            return DivergencesInReverse.apply(x, y, options, self)  # type: ignore[no-untyped-call]
+        if torch._C._is_tracing() or not (self.is_watched() or self.needs_grad(x, y)):
+            return self.plain_divergences(x, y, options)
         return Divergences.apply(x, y, options, self)  # type: ignore[no-untyped-call]
 
-    def _derives(self, x: Array) -> bool:
-        """Whether a compiler, or a class of tensors of its own, derives the derivative of the plain formulas."""
-        torch = self.native
-        return torch.compiler.is_compiling() or torch._C._is_tracing() or type(x) not in self.ordinary
+    def at_least(self, x: Array, bound: float) -> Array:
+        """``x``, with smaller elements replaced by ``bound``, and NaN kept."""
+        return x.clamp(min=bound)
 
     def top(self, x: Array, axis: int) -> Array:
         """Largest number along an axis, which stays; a constant to autodiff."""
@@ -187,10 +192,9 @@ class Torch(InRowBlocks):
             log_q, log_p = (torch.log_softmax(z.to(torch.float64) / options.temperature, axis) for z in (x, y))
         p = torch.exp(log_p)
         total = (p * (log_p - log_q)).sum().item()
-        rows = x.numel() // x.shape[axis]
-        if not total >= CLOSE * rows:  # the terms cancel, or a class is impossible
+        if not total >= CLOSE * x.numel() / x.shape[axis]:  # the terms cancel, or a class is impossible
             return None
-        count = rows if options.reduction == "mean" else self.counted(x, options.reduction) if x.ndim > 1 else 1
+        count = self.counted(x.select(axis, 0), options.reduction)
         gradients = [
             ((log_q.exp_() - p) * (weight / (count * options.temperature))).to(dtypes[argnum]) for argnum in wanted
         ]
