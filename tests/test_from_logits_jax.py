@@ -12,6 +12,7 @@ from jax.experimental import checkify
 
 from kldiv_xp import JSDivWithLogitsLoss, KLDivWithLogitsLoss, js_div_with_logits, kl_div_with_logits
 from tests import exact_from_logits as exact
+from tests.backends import numbers
 from tests.test_from_logits import BETAS, IMPOSSIBLE, close, logits
 
 
@@ -156,7 +157,7 @@ def test_with_the_classes_spread_over_devices_only_numbers_of_rows_cross(beta: f
 @pytest.mark.parametrize(("noise", "beta"), list(itertools.product([1.0, 1e-1, 1e-2, 1e-3], BETAS)))
 def test_float32_is_more_accurate_than_the_definition_near_convergence(noise: float, beta: float) -> None:
     x, y = (jnp.asarray(z, dtype=jnp.float32) for z in logits((8, 1000), noise))
-    wanted = exact.rows(np.float64(x), np.float64(y), beta, 1.5).mean()
+    wanted = exact.rows(numbers(x), numbers(y), beta, 1.5).mean()
     loss = JSDivWithLogitsLoss(beta, temperature=1.5)
     mine, defined = float(loss(x, y)), float(composition(loss, x, y))
     assert abs(mine / wanted - 1) <= max(2 * abs(defined / wanted - 1), 1e-6)
