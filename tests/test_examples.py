@@ -4,13 +4,14 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from examples import export_onnx
+from examples import export_onnx, replacing_trl
 from examples.distillation import __main__ as distillation
 from examples.distillation import comparison, jax_student, numpy_student, torch_student
 from examples.distillation.comparison import Gain
@@ -183,6 +184,30 @@ def test_the_command_shows_the_line_and_both_runs(capsys: pytest.CaptureFixture[
     assert "+from kldiv_xp.torch import KLDivLoss" in printed
     assert "NaN, 12,579 of 12,579" in printed
     assert "0, all 12,579" in printed
+
+
+def test_one_call_gives_the_losses_and_gradients_of_trl(capsys: pytest.CaptureFixture[str]) -> None:
+    assert replacing_trl.main() == 0
+    printed = capsys.readouterr().out
+    assert "Losses and gradients agree to 1e-10" in printed
+    assert len([line for line in printed.splitlines() if line.startswith("│")]) == 15
+
+
+@pytest.mark.parametrize("factor", [1.000001, float("nan")])
+def test_the_command_fails_if_trl_gives_something_else(
+    factor: float, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def changed(
+        student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor, beta: float, temperature: float
+    ) -> torch.Tensor:
+        return replacing_trl.composition(student, teacher, labels, beta, temperature * factor)
+
+    trainer = SimpleNamespace(generalized_jsd_loss=changed)
+    monkeypatch.setitem(sys.modules, "trl.experimental.gkd", SimpleNamespace(GKDTrainer=trainer))
+    assert replacing_trl.main() == 1
+    printed = capsys.readouterr().out
+    assert "js_div_with_logits and TRL" in printed
+    assert "do not agree" in printed
 
 
 def test_examples_do_not_change_jax_for_others(problem: Problem) -> None:

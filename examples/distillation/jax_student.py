@@ -1,4 +1,4 @@
-"""The student in JAX: a pure function, a jitted step, an Optax optimizer, and the loss as a static argument."""
+"""The student in JAX: a pure function, a jitted step, an Optax optimizer, and the losses as static arguments."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from examples.distillation.problem import Problem, Regime, Weights
-from kldiv_xp import KLDivLoss
+from kldiv_xp import KLDivLoss, KLDivWithLogitsLoss
 
 Array = jax.Array
 
@@ -22,16 +22,24 @@ def predict(weights: Weights, images: Array) -> Array:
     return logits
 
 
-@partial(jax.jit, static_argnames=("divergence", "regime"))
+@partial(jax.jit, static_argnames=("from_teacher", "from_labels", "regime"))
 def step(
-    weights: Weights, state: Any, images: Array, teacher: Array, labels: Array, *, divergence: KLDivLoss, regime: Regime
+    weights: Weights,
+    state: Any,
+    images: Array,
+    teacher: Array,
+    labels: Array,
+    *,
+    from_teacher: KLDivWithLogitsLoss,
+    from_labels: KLDivLoss,
+    regime: Regime,
 ) -> tuple[Weights, Any, Array]:
     """Weights and state of the optimizer after one step, and the loss before it."""
 
     def loss_of(weights: Weights) -> Array:
         t, logits = regime.temperature, predict(weights, images)
-        soft: Array = divergence(jax.nn.log_softmax(logits / t), jax.nn.softmax(teacher / t))
-        hard: Array = divergence(jax.nn.log_softmax(logits), labels)
+        soft: Array = from_teacher(logits, teacher)
+        hard: Array = from_labels(jax.nn.log_softmax(logits), labels)
         return regime.teacher_weight * t**2 * soft + (1 - regime.teacher_weight) * hard
 
     loss, gradients = jax.value_and_grad(loss_of)(weights)
@@ -43,9 +51,10 @@ def step(
 def train(problem: Problem, batches: Iterable[list[int]]) -> tuple[list[float], Weights]:
     """Loss of each step, and the weights in the end."""
     with jax.enable_x64(True):
-        weights = jax.tree.map(jnp.asarray, problem.initial)
-        state = optax.sgd(problem.regime.learning_rate).init(weights)
-        run = partial(step, divergence=KLDivLoss("batchmean"), regime=problem.regime)
+        regime, weights = problem.regime, jax.tree.map(jnp.asarray, problem.initial)
+        state = optax.sgd(regime.learning_rate).init(weights)
+        from_teacher = KLDivWithLogitsLoss(temperature=regime.temperature)
+        run = partial(step, from_teacher=from_teacher, from_labels=KLDivLoss("batchmean"), regime=regime)
         losses = []
         for batch in batches:
             data = (problem.images[batch], problem.teacher[batch], problem.labels[batch])

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_softmax, softmax
+from scipy.special import log_softmax
 
 from examples.distillation.problem import Problem, Regime, Weights
-from kldiv_xp import kl_div_value_and_grad
+from kldiv_xp import kl_div_value_and_grad, kl_div_with_logits_value_and_grad
 
 Array = NDArray[np.float64]
 
@@ -17,14 +17,11 @@ def loss_and_gradient(logits: Array, teacher: Array, labels: Array, regime: Regi
     """Loss of the student's ``logits``, and its gradient by them."""
     t, weight = regime.temperature, regime.teacher_weight
     # The chain rule multiplies the gradient by `cotangent`; the loss itself comes back without it.
-    soft_log_p = log_softmax(logits / t, axis=-1)
-    soft, by_soft = kl_div_value_and_grad(
-        soft_log_p, softmax(teacher / t, axis=-1), "batchmean", cotangent=weight * t**2
-    )
+    soft, by_soft = kl_div_with_logits_value_and_grad(logits, teacher, temperature=t, cotangent=weight * t**2)
     log_p = log_softmax(logits, axis=-1)
     hard, by_hard = kl_div_value_and_grad(log_p, labels, "batchmean", cotangent=1 - weight)
     loss = weight * t**2 * soft + (1 - weight) * hard
-    return float(loss), through_log_softmax(by_soft, soft_log_p) / t + through_log_softmax(by_hard, log_p)
+    return float(loss), by_soft + through_log_softmax(by_hard, log_p)
 
 
 def through_log_softmax(gradient: Any, log_p: Array) -> Array:

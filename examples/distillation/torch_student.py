@@ -1,4 +1,4 @@
-"""The student in PyTorch: a module, an optimizer, a DataLoader, and the loss as a module."""
+"""The student in PyTorch: a module, an optimizer, a DataLoader, and the losses as modules."""
 
 from collections.abc import Iterable
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from examples.distillation.problem import Array, Problem, Weights
-from kldiv_xp.torch import KLDivLoss
+from kldiv_xp.torch import KLDivLoss, KLDivWithLogitsLoss
 
 
 class Student(nn.Module):
@@ -31,14 +31,14 @@ class DistillationLoss(nn.Module):
         super().__init__()
         self.temperature = temperature
         self.teacher_weight = teacher_weight
-        self.divergence = KLDivLoss("batchmean")
+        self.from_teacher = KLDivWithLogitsLoss(temperature=temperature)
+        self.from_labels = KLDivLoss("batchmean")
 
     def forward(self, logits: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
         """Loss of the student's ``logits`` against the teacher's, and against one-hot ``labels``."""
-        t = self.temperature
-        soft: Tensor = self.divergence((logits / t).log_softmax(-1), (teacher / t).softmax(-1))
-        hard: Tensor = self.divergence(logits.log_softmax(-1), labels)
-        return self.teacher_weight * t**2 * soft + (1 - self.teacher_weight) * hard
+        soft: Tensor = self.from_teacher(logits, teacher)
+        hard: Tensor = self.from_labels(logits.log_softmax(-1), labels)
+        return self.teacher_weight * self.temperature**2 * soft + (1 - self.teacher_weight) * hard
 
 
 def train(problem: Problem, batches: Iterable[list[int]]) -> tuple[list[float], Weights]:
