@@ -10,8 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from conformance import record
-from conformance.implementations import reference
+from conformance.implementations import corpora, reference
 from conformance.output import STDOUT, OutputError, check_outputs, command, write_text
 from conformance.recording import RecordingError
 from conformance.report.contents import Run
@@ -20,6 +19,7 @@ from conformance.report.terminal import print_report, summary
 from conformance.run import (
     Judgement,
     Question,
+    every_case,
     grids_of,
     judge_all,
     known_implementations,
@@ -83,7 +83,7 @@ def _judge(
     parser: argparse.ArgumentParser, options: argparse.Namespace, reports: list[tuple[Path, str]], console: Console
 ) -> Run:
     recorded = recorded_implementations(options.files)
-    corpus, known = record.load_corpus(), known_implementations(recorded)
+    known = known_implementations(recorded)
     against = _reference(parser, options.reference, list(known)) if options.reference else reference().label
     reason = known[against].not_run()
     if reason is not None:
@@ -91,19 +91,20 @@ def _judge(
     # Comparing the reference with itself shows nothing.
     candidates = [label for label in [i.label for i in recorded] or known if label != against]
     labels = _chosen(parser, "implementation", options.implementation, candidates)
-    groups = _chosen(parser, "group", options.group, list(corpus.groups))
+    groups = _chosen(parser, "group", options.group, list(dict.fromkeys(case.group for case in every_case())))
     own = (path for path in HERE.rglob("*") if path.suffix in OWN_FILES)
     check_outputs(parser, [path for path, _ in reports], [*options.files, *own])  # now, and not after minutes of work
     question = Question(tuple(labels), tuple(groups), against, tuple(options.files), everything=options.all)
-    count = sum(case.group in groups for case in corpus.cases)
-    console.print(f"corpus {corpus.digest[:12]}: {count} cases; {len(labels)} implementations", highlight=False)
+    count = sum(case.group in groups for case in every_case())
+    digest = " and ".join(corpus.digest[:12] for corpus in corpora())
+    console.print(f"corpora {digest}: {count} cases; {len(labels)} implementations", highlight=False)
     judgements = _judge_with_progress(question, count, options.processes, console)
     full = not (options.files or options.implementation or options.group or options.reference)
     return Run(
         judgements=tuple(judgements),
         groups=tuple(groups),
         reference=against,
-        digest=corpus.digest,
+        digest=digest,
         unused=tuple(unused_entries(judgements)) if full else (),
         grids=grids_of(known[against]),
     )

@@ -110,6 +110,33 @@ class Builder:
                 }
             )
 
+    def add_logits(
+        self,
+        name: str,
+        operands: Sequence[str],
+        beta: float,
+        temperature: float,
+        axis: int,
+        *,
+        reductions: Iterable[str] = REDUCTIONS,
+        gradients: Sequence[str] = BOTH,
+        where: str | None = None,
+    ) -> None:
+        """Add a case of a divergence from logits for each reduction."""
+        options = {"beta": beta, "temperature": temperature, "axis": axis, **({"where": where} if where else {})}
+        for reduction in reductions:
+            self.cases.append(
+                {
+                    "id": f"logits/{name}/beta {beta:g}/{reduction}".replace(" ", "-"),
+                    "group": "logits",
+                    "input": operands[0],
+                    "target": operands[1],
+                    "reduction": reduction,
+                    "gradients": list(gradients),
+                    "logits": options,
+                }
+            )
+
 
 def build() -> Builder:
     """Corpus with all its groups."""
@@ -121,6 +148,17 @@ def build() -> Builder:
     _real(builder)
     _calls(builder)
     _refused(builder)
+    return builder
+
+
+def build_logits() -> Builder:
+    """Corpus of the divergences from logits."""
+    builder = Builder()
+    _random_logits(builder)
+    _close_logits(builder)
+    _impossible_classes(builder)
+    _masked_rows(builder)
+    _long_rows(builder)
     return builder
 
 
@@ -473,6 +511,114 @@ def _refused(b: Builder) -> None:
     b.add("refused", "unknown reduction", good, good, log_target=True, reductions=["average", "Mean"], gradients=())
 
 
+BETAS = (0.0, 0.1, 0.5, 0.9, 1.0)
+TEMPERATURES = (1.0, 2.0, 0.5)
+
+
+def _random_logits(b: Builder) -> None:
+    """Unrelated distributions of every shape, axis and dtype, and with every option; with an offset that cancels."""
+    axes = (((7,), -1), ((5, 3), -1), ((4, 8), 1), ((4, 8), 0), ((3, 4, 5), -2), ((2, 3, 2, 2), 1), ((16, 100), -1))
+    for (shape, axis), dtype, beta in itertools.product(axes, DTYPES, BETAS):
+        pair = [12 * _uniform(f"logits/{shape}/{role}", shape) - 6 for role in BOTH]
+        operands: Any = [b.array(f"logits/{shape}/{role}", z, dtype) for role, z in zip(BOTH, pair, strict=True)]
+        temperature = TEMPERATURES[(len(shape) + int(10 * beta)) % 3]
+        reductions = REDUCTIONS if beta in (0.0, 0.5, 1.0) else ("none", "mean")
+        name = f"random/{_size(shape)}/axis {axis}/{dtype}"
+        b.add_logits(name, operands, beta, temperature, axis, reductions=reductions)
+    for (one, other), beta in itertools.product(MIXED_DTYPES, (0.0, 0.5)):
+        operands = [
+            b.array(f"logits/(4, 8)/{r}", b.arrays[f"logits/(4, 8)/{r}:float64"], d)
+            for r, d in zip(BOTH, (one, other), strict=True)
+        ]
+        b.add_logits(f"random/4x8/{one} {other}", operands, beta, 2.0, -1, reductions=("mean",))
+    for dtype, offset, beta in itertools.product(("float32", "float64"), (1000.0, -1e6), (0.0, 0.5)):
+        operands = [
+            b.array(
+                f"logits/offset {offset:g}/{role}", np.rint(12 * _uniform(f"offset/{role}", (4, 8))) + offset, dtype
+            )
+            for role in BOTH
+        ]
+        b.add_logits(f"offset {offset:g}/{dtype}", operands, beta, 1.0, -1, reductions=("sum",))
+
+
+def _close_logits(b: Builder) -> None:
+    """A student that has nearly converged."""
+    shape = (4, 100)
+    teacher, noise = (12 * _uniform(f"logits/close/{role}", shape) - 6 for role in ("teacher", "noise"))
+    for dtype, distance, beta in itertools.product(("float32", "float64"), (0.1, 1e-2, 1e-3, 1e-4), BETAS):
+        input = b.array(f"logits/close/{distance:g}", teacher + distance * noise / 6, dtype)
+        target = b.array("logits/close/target", teacher, dtype)
+        b.add_logits(f"close/{distance:g}/{dtype}", (input, target), beta, 2.0, -1, reductions=("mean", "none"))
+
+
+_INF = math.inf
+IMPOSSIBLE = {
+    "in both": ([1.0, 2.0, -_INF, 0.5], [0.0, 1.0, -_INF, 2.0]),
+    "in the target alone": ([1.0, 2.0, 3.0, 0.5], [0.0, 1.0, -_INF, 2.0]),
+    "in the input alone": ([1.0, 2.0, -_INF, 0.5], [0.0, 1.0, 3.0, 2.0]),
+    "in either": ([1.0, 2.0, -_INF, 0.5], [0.0, -_INF, 3.0, 2.0]),
+    "but one": ([-_INF, -_INF, 3.0, -_INF], [-_INF, -_INF, -7.0, -_INF]),
+    "all of the input": ([-_INF] * 4, [0.0, 1.0, 3.0, 2.0]),
+    "all of the target": ([0.0, 1.0, 3.0, 2.0], [-_INF] * 4),
+    "all": ([-_INF] * 4, [-_INF] * 4),
+    "infinite input": ([0.0, _INF, 3.0, 2.0], [0.0, 1.0, 3.0, 2.0]),
+    "infinite target": ([0.0, 1.0, 3.0, 2.0], [0.0, _INF, 3.0, 2.0]),
+    "NaN input": ([0.0, math.nan, 3.0, 2.0], [0.0, 1.0, 3.0, 2.0]),
+    "NaN target": ([0.0, 1.0, 3.0, 2.0], [0.0, math.nan, 3.0, 2.0]),
+    "almost": ([0.0, -80.0, 3.0, 2.0], [0.0, 1.0, -80.0, 2.0]),
+}
+"""Rows of logits with classes that cannot be, and worse."""
+
+
+def _impossible_classes(b: Builder) -> None:
+    """Such a row above an ordinary one."""
+    for (kind, rows), dtype, beta in itertools.product(IMPOSSIBLE.items(), ("float32", "float64"), BETAS):
+        operands: Any = [
+            b.array(f"logits/{kind}/{role}", np.asarray([row, [0.5, 1.5, -1.0, 0.0][::step]]), dtype)
+            for role, row, step in zip(BOTH, rows, (1, -1), strict=True)
+        ]
+        # The derivative of an infinite loss by the logits that it is infinite for is no number.
+        impossible_in = {0.0: "in the input alone", 1.0: "in the target alone"}
+        infinite = beta in impossible_in and kind in (impossible_in[beta], "in either")
+        gradients = BOTH if not infinite else ("input",) if beta == 0.0 else ("target",)
+        b.add_logits(
+            f"impossible {kind}/{dtype}", operands, beta, 1.5, -1, reductions=("none", "mean"), gradients=gradients
+        )
+
+
+def _masked_rows(b: Builder) -> None:
+    """Rows that do not count, and hold NaN, infinities, or ordinary numbers."""
+    shape = (4, 5, 6)
+    counts = _uniform("logits/where", shape[:-1]) < 0.6
+    masks = {
+        "rows": counts,
+        "columns": np.arange(5) % 2 > 0,
+        "nothing": np.zeros((4, 5), np.bool_),
+        "all": np.asarray([True]),
+    }
+    for (mask, where), filler, beta in itertools.product(masks.items(), ("numbers", "NaN", "-inf"), (0.0, 0.5, 1.0)):
+        full = np.broadcast_to(where, shape[:-1])
+        operands: Any = []
+        for role in BOTH:
+            values = 12 * _uniform(f"logits/masked/{role}", shape) - 6
+            if filler != "numbers":
+                values[~full] = math.nan if filler == "NaN" else -math.inf
+            operands.append(b.array(f"logits/masked by {mask}/{filler}/{role}", values, "float32"))
+        b.add_logits(
+            f"where {mask}/{filler}", operands, beta, 2.0, -1, where=b.array(f"logits/where/{mask}", where, "bool")
+        )
+
+
+def _long_rows(b: Builder) -> None:
+    """Vocabularies, of some rows and of one."""
+    for shape, near, dtype in itertools.product(((2, 50257), (1, 100003)), (None, 1024), ("float32", "bfloat16")):
+        distance = {} if near is None else {"near": near}
+        name = f"{_size(shape)}/{'apart' if near is None else 'close'}"
+        input = b.recipe(f"logits/{name}/input", dtype, recipe="logits", seed=11, shape=shape, **distance)
+        target = b.recipe(f"logits/{name}/target", dtype, recipe="logits", seed=11 if near else 13, shape=shape)
+        b.add_logits(f"long/{name}/{dtype}", (input, target), 0.0, 1.0, -1, reductions=("mean",))
+
+
 def exactly(function: Callable[[mpmath.mpf], mpmath.mpf], values: Floats) -> Floats:
     """Values of a function, computed beyond float64 precision and rounded once."""
     with mpmath.workprec(100):
@@ -512,12 +658,16 @@ def save(path: Path, builder: Builder) -> str:
 
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Build the corpus, and print its contents."""
+    """Build a corpus, and print its contents."""
+    builds = {"losses": (build, record.CORPUS), "logits": (build_logits, record.LOGITS)}
     parser = argparse.ArgumentParser(prog="python -m conformance.build_corpus", description=__doc__)
-    parser.add_argument("--output", type=Path, default=record.CORPUS)
-    output = parser.parse_args(arguments).output
+    parser.add_argument("corpus", nargs="?", choices=list(builds), default="losses", help="default: losses")
+    parser.add_argument("--output", type=Path, help="default: the committed file")
+    options = parser.parse_args(arguments)
+    made, committed = builds[options.corpus]
+    output = options.output or committed
     check_outputs(parser, [output])
-    builder = build()
+    builder = made()
     digest = save(output, builder)
     print(f"{output}: {len(builder.cases)} cases, {output.stat().st_size / 1024:.0f} KiB, digest {digest}")
     return 0

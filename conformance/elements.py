@@ -11,8 +11,8 @@ from conformance.record import Case, from_bfloat16_bits, to_bfloat16_bits
 
 Floats = npt.NDArray[Any]
 
-_EPS = {"bfloat16": 2.0**-7, **{t: float(np.finfo(t).eps) for t in ("float16", "float32", "float64")}}
-_TINY = {"bfloat16": 2.0**-126, **{t: float(np.finfo(t).tiny) for t in ("float16", "float32", "float64")}}
+EPS = {"bfloat16": 2.0**-7, **{t: float(np.finfo(t).eps) for t in ("float16", "float32", "float64")}}
+TINY = {"bfloat16": 2.0**-126, **{t: float(np.finfo(t).tiny) for t in ("float16", "float32", "float64")}}
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Elements:
     def of(case: Case) -> "Elements":
         """Elements of a case whose operands are floating arrays, of one shape or broadcast to one."""
         # The result of mixed dtypes is no better than the coarser one: PyTorch rounds y log y to the dtype of y.
-        dtype = max(str(case.input.dtype), str(case.target.dtype), key=_EPS.__getitem__)
+        dtype = max(str(case.input.dtype), str(case.target.dtype), key=EPS.__getitem__)
         x, y = np.broadcast_arrays(*(np.asarray(o.values, np.float64) for o in (case.input, case.target)))
         cotangent = 1.0 if case.cotangent is None else case.cotangent.values
         return Elements(
@@ -59,17 +59,17 @@ class Elements:
     @property
     def eps(self) -> float:
         """Distance of 1 to the next number."""
-        return _EPS[self.dtype]
+        return EPS[self.dtype]
 
     @property
     def tiny(self) -> float:
         """Smallest normal number."""
-        return _TINY[self.dtype]
+        return TINY[self.dtype]
 
     @property
     def smallest(self) -> float:
         """Smallest subnormal number."""
-        return _TINY[self.dtype] * _EPS[self.dtype]
+        return TINY[self.dtype] * EPS[self.dtype]
 
     @cached_property
     def p(self) -> Floats:
@@ -104,7 +104,7 @@ class Elements:
 
     def subnormal(self, values: Floats) -> npt.NDArray[np.bool_]:
         """Mask of the values that are subnormal in what ``kldiv_xp`` computes in: float32 for 16 bits."""
-        tiny = min(self.tiny, _TINY["float32"])
+        tiny = min(self.tiny, TINY["float32"])
         mask: npt.NDArray[np.bool_] = (values != 0) & (np.abs(values) < tiny)
         return mask
 

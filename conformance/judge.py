@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from conformance.divergences import Divergences, exact_and_tolerance
 from conformance.elements import Elements, Floats
-from conformance.ledger import PROMOTIONS, REFUSALS, Mask, promised_error
+from conformance.ledger import INEXACT, PROMOTIONS, REFUSALS, Mask, promised_error
 from conformance.ledger.entry import floating_arrays
 from conformance.record import Case, Implementation, Outcome, Result, Values, kept, size_of
 from conformance.statement import entries_between, errors_in, same, statement
@@ -109,6 +110,8 @@ def _judge_quantity(
         alike = np.array_equal(got.values, wanted.values, equal_nan=True)
         verdict, detail = (Verdict.AGREES, "") if alike else (Verdict.DIFFERS, "another value")
         return Comparison(case.id, case.group, quantity, verdict, detail=detail)
+    if case.logits is not None:
+        return _judge_divergence(case, quantity, implementation, got, wanted)
     elements = Elements.of(case)
     sample = _sample(got, wanted)
     values, wanted_values = sample(got.values), sample(wanted.values)
@@ -134,6 +137,48 @@ def _judge_quantity(
     if entries and not unexplained.any():
         return comparison(Verdict.DEVIATES, largest, promotions + entries)
     return comparison(Verdict.DIFFERS, largest, detail=_describe(elements, unexplained, values, wanted_values, sample))
+
+
+def _judge_divergence(
+    case: Case, quantity: str, implementation: Implementation, got: Result, wanted: Result
+) -> Comparison:
+    """Verdict on a quantity of a divergence from logits; where an entry of the ledger applies, on the exact value."""
+    sample = _sample(got, wanted)
+    values, wanted_values = sample(got.values), sample(wanted.values)
+    exact, bound = map(sample, exact_and_tolerance(case, quantity))
+    errors = errors_in(values, wanted_values, bound)
+    identical = int(np.count_nonzero(same(values, wanted_values)))
+    comparison = partial(Comparison, case.id, case.group, quantity, elements=errors.size, identical=identical)
+    differing = errors > 1
+    largest = float(np.max(errors, where=~differing, initial=0))
+    if not differing.any():
+        return comparison(Verdict.AGREES, largest)
+    of, unexplained, entries = Divergences.of(case), differing, []
+    for entry in INEXACT:
+        stated, slack = exact, np.zeros(())
+        if entry.instead is not None:
+            stated = (
+                sample(entry.instead(of, quantity)) if callable(entry.instead) else np.full(exact.shape, entry.instead)
+            )
+        if entry.roundings is not None:
+            slack = sample(entry.roundings(of, quantity))
+        sides = [(values, got), (wanted_values, wanted)]
+        (exact_one, one), (other, like) = sides if entry.of_reference else sides[::-1]
+        explained = (
+            unexplained
+            & sample(entry.where(of, quantity))
+            & (errors_in(exact_one, _rounded(exact, one), bound) <= 1)
+            & (errors_in(other, _rounded(stated, like), bound + slack) <= 1)
+        )
+        if entry.who(implementation) and explained.any():
+            unexplained = unexplained & ~explained
+            entries.append(entry.id)
+    if not unexplained.any():
+        return comparison(Verdict.DEVIATES, largest, tuple(entries))
+    first = tuple(int(i) for i in np.argwhere(unexplained)[0])
+    detail = f"{np.count_nonzero(unexplained)} of {unexplained.size} elements, first {first}: {values[first]}"
+    detail += f"; reference: {wanted_values[first]}, exact: {exact[first]:.9g}, tolerance: {bound[first]:.2g}"
+    return comparison(Verdict.DIFFERS, largest, detail=detail)
 
 
 def _promotions(case: Case, quantity: str, sides: tuple[tuple[Implementation, Result], ...]) -> tuple[str, ...]:

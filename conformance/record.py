@@ -53,6 +53,8 @@ KEPT = 400
 LONGEST_TEXT = 300
 LOGIT_UNIT = 4096
 CORPUS = Path(__file__).with_name("corpus.npz")
+LOGITS = Path(__file__).with_name("logits.npz")
+"""The corpus of the divergences from logits, with its own digest: recordings over the other one stay valid."""
 
 CALLS = {
     "once": "one call, one backward pass",
@@ -89,6 +91,18 @@ class Operand:
 
 
 @dataclass(frozen=True)
+class FromLogits:
+    """The options of a divergence between the softmaxes of logits, beside the reduction."""
+
+    beta: float
+    """Share of the teacher in the mixture: 0 is ``KL(teacher || student)``, 1 is ``KL(student || teacher)``."""
+    temperature: float
+    axis: int
+    where: Operand | None = None
+    """Mask of the rows that count; ``None`` for all."""
+
+
+@dataclass(frozen=True)
 class Case:
     """Two operands, the options of the loss, the gradients to compute, and the way of calling the loss."""
 
@@ -103,6 +117,8 @@ class Case:
     """Upstream gradient, of the loss's shape; ``None`` for ones."""
     call: str = "once"
     """One of ``CALLS``."""
+    logits: FromLogits | None = None
+    """Options of the divergence, if input and target are logits; ``log_target`` then has no meaning."""
 
     @property
     def quantities(self) -> tuple[str, ...]:
@@ -225,6 +241,8 @@ class Implementation:
         Which of ``CALLS`` the method ``evaluate`` handles itself.
     contracts
         Whether the compiler fuses a product and a sum into one operation with one rounding, as on some processors.
+    losses, divergences
+        Whether there is the loss of log-probabilities, and whether there are divergences from logits.
     """
 
     gradients_by = ""
@@ -234,6 +252,8 @@ class Implementation:
     mutable = True
     contracts = False
     calls: Iterable[str] = ()
+    losses = True
+    divergences = False
 
     def __init__(
         self,
@@ -266,6 +286,12 @@ class Implementation:
     def left_out(self, case: Case) -> str | None:
         """Why an ordinary run skips this case; ``None`` if it does not."""
         return None
+
+    def takes(self, case: Case) -> bool:
+        """Whether the implementation has what the case calls; a divergence knows no conventions."""
+        if case.logits is None:
+            return self.losses
+        return self.divergences and self.convention in (None, "oneflow")
 
     def run(self, case: Case) -> Outcome:
         """Outcome of a case, which may be an error that the implementation raises."""
@@ -441,13 +467,17 @@ def _cases(entries: list[dict[str, Any]], operands: Mapping[str, Operand]) -> It
         optional = {"call": entry["call"]} if "call" in entry else {}
         if "cotangent" in entry:
             optional["cotangent"] = operands[entry["cotangent"]]
+        if "logits" in entry:
+            given = dict(entry["logits"])
+            where = given.pop("where", None)
+            optional["logits"] = FromLogits(where=None if where is None else operands[where], **given)
         yield Case(
             id=entry["id"],
             group=entry["group"],
             input=operands[entry["input"]],
             target=operands[entry["target"]],
             reduction=entry["reduction"],
-            log_target=entry["log_target"],
+            log_target=entry.get("log_target", False),
             gradients=tuple(entry["gradients"]),
             **optional,
         )
@@ -560,6 +590,15 @@ def logits(seed: int, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
     return random_integers(seed, shape, bits=16).astype(np.int64) - 8 * LOGIT_UNIT
 
 
+def _logits(spec: dict[str, Any], _: Mapping[str, Values]) -> Values:
+    """Logits of the student, or of the teacher with ``near``: numbers of one seed, plus others over ``near``."""
+    values: Values = logits(spec["seed"], tuple(spec["shape"])) / LOGIT_UNIT
+    if "near" not in spec:
+        return values
+    noise: Values = logits(spec["seed"] + 1, tuple(spec["shape"])) / LOGIT_UNIT / spec["near"]
+    return values + noise
+
+
 def _constant(spec: dict[str, Any], _: Mapping[str, Values]) -> Values:
     return np.full(spec["shape"], spec["value"])
 
@@ -574,6 +613,7 @@ def _uneven(spec: dict[str, Any], _: Mapping[str, Values]) -> Values:
 _RECIPES: dict[str, Callable[[dict[str, Any], Mapping[str, Values]], Values]] = {
     "probabilities": _probabilities,
     "log_probabilities": _log_probabilities,
+    "logits": _logits,
     "constant": _constant,
     "uneven": _uneven,
 }
@@ -717,6 +757,8 @@ def _adapters(path: Path) -> list[Implementation]:
 
 def _outcomes(implementation: Implementation, corpus: Corpus, *, sample: bool) -> Iterator[Outcome]:
     for number, case in enumerate(corpus.cases, start=1):
+        if not implementation.takes(case):
+            raise ValueError(f"{implementation.label} has not what {case.id} calls; --corpus names the corpus for it")
         left_out = implementation.left_out(case) if sample else None
         outcome = implementation.run(case) if left_out is None else Outcome(left_out=left_out)
         if number % 100 == 0 or number == len(corpus.cases):

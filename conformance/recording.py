@@ -4,7 +4,7 @@ import io
 import re
 import stat
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -100,6 +100,7 @@ class Recorded(Implementation):
         )
         self._version, self._outcomes = identity.version, outcomes
         self.contracts = identity.contracts
+        self.divergences = any(case.startswith("logits/") for case in outcomes)
         # Override these keys: a recording may claim to be live.
         self.environment = {**environment, "source": "recorded", "file": printable(path.name)}
         self.suffix = ""
@@ -124,13 +125,17 @@ class Recorded(Implementation):
         """Recorded version of the library."""
         return self._version
 
+    def takes(self, case: Case) -> bool:
+        """Whether the case belongs to the corpus of the recording."""
+        return case.id in self._outcomes
+
     def compute(self, case: Case) -> Outcome:
         """Recorded outcome."""
         return self._outcomes[case.id]
 
 
-def read_recording(path: Path, corpus: Corpus) -> Recorded:
-    """Recording in the file at ``path``.
+def read_recording(path: Path, *corpora: Corpus) -> Recorded:
+    """Recording in the file at ``path``, made over one of the corpora.
 
     Raises
     ------
@@ -138,8 +143,8 @@ def read_recording(path: Path, corpus: Corpus) -> Recorded:
         If the file is damaged, is no recording, or was made over another corpus; the message says what to do.
     """
     try:
-        members = _read_members(path, corpus)
-        manifest = _read_manifest(members.pop("manifest", b""), corpus)
+        members = _read_members(path, max(corpora, key=lambda corpus: len(corpus.cases)))
+        manifest, corpus = _read_manifest(members.pop("manifest", b""), corpora)
         pools = {name: _read_pool(name, content) for name, content in members.items()}
         outcomes = {e.case: _outcome(case, e, pools) for case, e in zip(corpus.cases, manifest.outcomes, strict=True)}
     except RecordingError as error:
@@ -182,7 +187,8 @@ def _read_members(path: Path, corpus: Corpus) -> dict[str, bytes]:
     return contents
 
 
-def _read_manifest(content: bytes, corpus: Corpus) -> _Manifest:
+def _read_manifest(content: bytes, corpora: Sequence[Corpus]) -> tuple[_Manifest, Corpus]:
+    """Manifest, and the corpus that it names."""
     text = _read_array("manifest", content, "uint8").tobytes()
     try:
         stated = msgspec.json.decode(text, type=_AnyFormat).format
@@ -193,6 +199,7 @@ def _read_manifest(content: bytes, corpus: Corpus) -> _Manifest:
         manifest = msgspec.json.decode(text, type=_Manifest)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise RecordingError(f"has an invalid manifest ({error}); {_AGAIN}") from None
+    corpus = next((corpus for corpus in corpora if corpus.digest == manifest.corpus), corpora[0])
     if manifest.corpus != corpus.digest:
         raise RecordingError(
             f"was made over the corpus {manifest.corpus[:12]}, and this one is {corpus.digest[:12]};"
@@ -207,7 +214,7 @@ def _read_manifest(content: bytes, corpus: Corpus) -> _Manifest:
     identity = manifest.implementation
     if (identity.convention is not None) != identity.name.startswith("kldiv_xp "):
         raise RecordingError(f"gives {identity.name} the convention {identity.convention}, but only kldiv_xp has one")
-    return manifest
+    return manifest, corpus
 
 
 def _refuse_unprintable(manifest: _Manifest) -> None:
@@ -273,6 +280,10 @@ def _possible(shape: tuple[int, ...], case: Case, quantity: str) -> bool:
         return bool(shape == np.shape(getattr(case, quantity).values))
     if case.reduction != "none" and all(length == 1 for length in shape):
         return True
+    if case.logits is not None:
+        rows = list(np.shape(case.input.values))
+        del rows[case.logits.axis]
+        return shape == tuple(rows)
     try:
         full = np.broadcast_shapes(*(np.shape(operand.values) for operand in (case.input, case.target)))
     except ValueError:

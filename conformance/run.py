@@ -10,10 +10,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conformance.implementations import every_implementation, reference
+from conformance.implementations import corpora, every_implementation, reference, reference_from_logits
 from conformance.judge import Comparison, Verdict, judge
 from conformance.ledger import ENTRIES
-from conformance.record import Case, Corpus, Implementation, Outcome, Values, load_corpus
+from conformance.record import Case, Implementation, Outcome, Values
 from conformance.recording import Recorded, RecordingError, read_recording
 
 if TYPE_CHECKING:
@@ -84,6 +84,11 @@ class Question:
     """Whether to run the cases that an ordinary run skips."""
 
 
+def every_case() -> tuple[Case, ...]:
+    """The cases of both corpora."""
+    return tuple(case for corpus in corpora() for case in corpus.cases)
+
+
 def known_implementations(recorded: Iterable[Recorded] = ()) -> dict[str, Implementation]:
     """Every implementation by its label, with the given recordings."""
     return {i.label: i for i in (*every_implementation(), *recorded)}
@@ -101,7 +106,7 @@ def recorded_implementations(files: Iterable[Path]) -> list[Recorded]:
     names = Counter(path.name for path in files)
     recorded: dict[str, Recorded] = {}
     for path in files:
-        implementation = read_recording(path, _corpus())
+        implementation = read_recording(path, *corpora())
         implementation.show_file(path.name if names[path.name] == 1 else str(path))
         if implementation.label in recorded:
             raise RecordingError(f"{path}: is given twice; give each recording once")
@@ -125,7 +130,9 @@ def judge_implementation(
         return Judgement(implementation.label, "", reason, (), support=_support(implementation))
     comparisons: list[Comparison] = []
     grids: dict[str, Mapping[str, Values]] = {}
-    for number, case in enumerate(cases, start=1):
+    taken = [case for case in cases if implementation.takes(case)]
+    progress(len(cases) - len(taken))
+    for number, case in enumerate(taken, start=1):
         left_out = None if everything else implementation.left_out(case)
         outcome = implementation.run(case) if left_out is None else Outcome(left_out=left_out)
         expected = outcome if outcome.left_out else expected_outcome(against, case)
@@ -137,7 +144,7 @@ def judge_implementation(
             comparisons += judge(case, implementation, outcome, against, expected)
             if is_grid(case):
                 grids[case.id] = grid(case, outcome)
-        if number % TICK == 0 or number == len(cases):
+        if number % TICK == 0 or number == len(taken):
             progress(TICK if number % TICK == 0 else number % TICK)
     version = f"{implementation.library} {implementation.version()}"
     return Judgement(
@@ -187,7 +194,7 @@ def unused_entries(judgements: Iterable[Judgement]) -> list[str]:
 
 def grids_of(implementation: Implementation) -> Grids:
     """Results of an implementation over all grids."""
-    return {case.id: grid(case, implementation.run(case)) for case in _corpus().cases if is_grid(case)}
+    return {case.id: grid(case, implementation.run(case)) for case in corpora()[0].cases if is_grid(case)}
 
 
 def is_grid(case: Case) -> bool:
@@ -208,8 +215,11 @@ def expected_outcome(against: Implementation, case: Case) -> Outcome:
     """Outcome of the reference, computed once in each process.
 
     The right result depends neither on memory layout nor on the number of calls: if the reference does not support
-    those of the case, it runs the simplified case. A recorded reference has the outcome of the case itself.
+    those of the case, it runs the simplified case. A recorded reference has the outcome of the case itself. A reference
+    without divergences from logits is replaced by the composition of PyTorch's functions.
     """
+    if not against.takes(case):
+        against = reference_from_logits()
     key = against.label, case.id
     if key not in _expected_outcomes:
         outcome = against.run(case)
@@ -221,7 +231,7 @@ def expected_outcome(against: Implementation, case: Case) -> Outcome:
 
 def _judge_label(label: str, question: Question, tick: Callable[[tuple[str, int]], object]) -> Judgement:
     known = _known(question.files)
-    cases = [case for case in _corpus().cases if case.group in question.groups]
+    cases = [case for case in every_case() if case.group in question.groups]
     return judge_implementation(
         known[label],
         cases,
@@ -254,13 +264,8 @@ def _known(files: tuple[Path, ...]) -> dict[str, Implementation]:
 
 
 @cache
-def _corpus() -> Corpus:
-    return load_corpus()
-
-
-@cache
 def _unreduced_cases() -> frozenset[str]:
     """Cases without reduction whose operands are both float32, or both float64."""
     dtypes = (("float32", "float32"), ("float64", "float64"))
-    cases = _corpus().cases
+    cases = corpora()[0].cases
     return frozenset(c.id for c in cases if c.reduction == "none" and (c.input.dtype, c.target.dtype) in dtypes)

@@ -10,8 +10,8 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 
-from conformance.implementations import kldiv_xp, torch
-from conformance.record import Implementation, load_corpus
+from conformance.implementations import composition, kldiv_xp, torch
+from conformance.record import LOGITS, Corpus, Implementation, load_corpus
 from conformance.recording import read_recording
 
 RECORDINGS = Path(__file__).parents[1] / "recordings"
@@ -24,6 +24,17 @@ def reference() -> Implementation:
     return torch.TorchNN()
 
 
+def reference_from_logits() -> Implementation:
+    """The default reference for the divergences from logits, which is no candidate itself."""
+    return composition.Composition()
+
+
+@cache
+def corpora() -> tuple[Corpus, Corpus]:
+    """The corpus of the loss, and that of the divergences from logits."""
+    return load_corpus(), load_corpus(LOGITS)
+
+
 @cache
 def every_implementation() -> tuple[Implementation, ...]:
     """Installed and recorded implementations. A recording replaces an implementation that cannot run here."""
@@ -32,8 +43,7 @@ def every_implementation() -> tuple[Implementation, ...]:
         (i for file in files for i in _of_file(file)), key=lambda i: kldiv_xp.CONVENTIONS.index(str(i.convention))
     )
     installed += [i for file in RUN_HERE for i in _of_file(file)]
-    corpus = load_corpus()
-    recordings = (read_recording(path, corpus) for path in sorted(RECORDINGS.glob("*.npz")))
+    recordings = (read_recording(path, *corpora()) for path in sorted(RECORDINGS.glob("*.npz")))
     recorded = {recording.label: recording for recording in recordings}
     for number, implementation in enumerate(installed):
         if implementation.label in recorded and implementation.not_run():

@@ -5,16 +5,19 @@ entry states. In a full run every entry must explain something. There is a file 
 """
 
 from conformance.ledger import formulas, kldiv_xp, mindspore, mlx, oneflow, optax, paddle, probabilities, pytorch
-from conformance.ledger.entry import Deviation, Mask, Promotion, Refusal
+from conformance.ledger.entry import Deviation, Inexact, Mask, Promotion, Refusal
+from conformance.ledger.from_logits import INEXACT
 from conformance.ledger.kldiv_xp import promised_error
 from conformance.record import Implementation
 
 __all__ = [
     "DEVIATIONS",
     "ENTRIES",
+    "INEXACT",
     "PROMOTIONS",
     "REFUSALS",
     "Deviation",
+    "Inexact",
     "Mask",
     "Promotion",
     "Refusal",
@@ -26,7 +29,12 @@ _FILES = (formulas, kldiv_xp, pytorch, mindspore, mlx, oneflow, optax, paddle, p
 DEVIATIONS: tuple[Deviation, ...] = tuple(entry for file in _FILES for entry in file.DEVIATIONS)
 REFUSALS: tuple[Refusal, ...] = tuple(entry for file in _FILES for entry in file.REFUSALS)
 PROMOTIONS: tuple[Promotion, ...] = probabilities.PROMOTIONS
-ENTRIES: tuple[Deviation | Refusal | Promotion, ...] = (*DEVIATIONS, *REFUSALS, *PROMOTIONS)
+ENTRIES: tuple[Deviation | Refusal | Promotion | Inexact, ...] = (
+    *DEVIATIONS,
+    *REFUSALS,
+    *PROMOTIONS,
+    *INEXACT,
+)
 
 
 def deviations_of(implementation: Implementation, quantity: str) -> list[Deviation]:

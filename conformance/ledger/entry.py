@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from conformance.divergences import Divergences
 from conformance.elements import Elements, Floats
 from conformance.record import Case, Implementation, Outcome
 
@@ -56,6 +57,24 @@ class Promotion:
     """The dtype of a quantity of a case; ``None`` where the entry does not apply."""
     why: str
     evidence: str
+
+
+@dataclass(frozen=True)
+class Inexact:
+    """Elements of a divergence from logits for which one side is not exact: the reference, or the implementation."""
+
+    id: str
+    who: Callable[[Implementation], bool]
+    """The implementations: those that are exact, or ``of_reference=False`` those that are not."""
+    where: Callable[[Divergences, str], Mask]
+    """The elements of a quantity."""
+    why: str
+    evidence: str
+    of_reference: bool = True
+    roundings: Callable[[Divergences, str], Floats] | None = None
+    """Bound on the error beyond the tolerance; ``None`` for 0."""
+    instead: Callable[[Divergences, str], Floats] | float | None = None
+    """What it gives there; ``None`` for the exact value."""
 
 
 def named(name: str) -> Callable[[Implementation], bool]:

@@ -1,16 +1,17 @@
 """``kldiv_xp`` on a library without autodiff: the gradients come from ``kl_div_value_and_grad``."""
 
+import dataclasses
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
 import ml_dtypes
 
+from conformance.implementations.kldiv_xp import divergence_of
 from conformance.record import Case, Implementation, Operand, Result, UnsupportedError, as_result
-from kldiv_xp import kl_div, kl_div_value_and_grad
+from kldiv_xp import js_div_with_logits, js_div_with_logits_value_and_grad, kl_div, kl_div_value_and_grad
 
 ARGNUMS = {"input": 0, "target": 1}
 
@@ -19,6 +20,7 @@ class ClosedForm(Implementation):
     """Base of the adapters, which convert operands to arrays of the library and back."""
 
     gradients_by = "closed form"
+    divergences = True
     needs: tuple[str, ...] = ()
     """Packages that have to be installed."""
     missing_dtypes: tuple[str, ...] = ("bfloat16",)
@@ -46,7 +48,7 @@ class ClosedForm(Implementation):
         if operand.dtype in self.missing_dtypes:
             raise UnsupportedError(f"the library has no {operand.dtype}")
         if operand.dtype == "bfloat16":  # the corpus stores it as float32
-            operand = replace(operand, values=operand.values.astype(ml_dtypes.bfloat16))
+            operand = dataclasses.replace(operand, values=operand.values.astype(ml_dtypes.bfloat16))
         return self.namespace().asarray(operand.laid_out())
 
     def result(self, array: Any) -> Result:
@@ -55,6 +57,8 @@ class ClosedForm(Implementation):
 
     def evaluate(self, case: Case, input: Any, target: Any, cotangent: Any) -> tuple[Any, Mapping[str, Any]]:
         """Loss from ``kl_div``, gradients from the closed form."""
+        if case.logits is not None:
+            return self._divergence(case, input, target)
         arguments: tuple[Any, ...] = input, target, case.reduction, case.log_target
         loss = kl_div(*arguments, convention=self.convention)  # type: ignore[arg-type]
         if not case.gradients:
@@ -66,3 +70,19 @@ class ClosedForm(Implementation):
             cotangent=self.namespace().ones_like(loss) if cotangent is None else cotangent,
         )
         return loss, dict(zip(case.gradients, gradients, strict=True))
+
+    def _divergence(self, case: Case, input: Any, target: Any) -> tuple[Any, Mapping[str, Any]]:
+        """Divergence from logits, and its gradients from the closed form."""
+        loss, where = divergence_of(case), case.logits.where if case.logits else None
+        options: dict[str, Any] = dataclasses.asdict(loss)
+        if where is not None:
+            options["where"] = self.given(where)
+        value = js_div_with_logits(input, target, **options)
+        _, gradients = js_div_with_logits_value_and_grad(
+            input,
+            target,
+            **options,
+            argnums=tuple(ARGNUMS[name] for name in case.gradients),
+            cotangent=self.namespace().ones_like(value) if case.reduction == "none" else None,
+        )
+        return value, dict(zip(case.gradients, gradients, strict=True))

@@ -7,16 +7,16 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
-from conformance.implementations.kldiv_xp import CONVENTIONS
+from conformance.implementations.kldiv_xp import CONVENTIONS, loss_of
 from conformance.implementations.kldiv_xp.sample import left_out_of_sample
 from conformance.record import LAYOUTS, Case, Implementation, Operand, Outcome, Result, as_result, storage
-from kldiv_xp import KLDivLoss
 
 
 class KLDivXP(Implementation):
     """MLX arrays on the CPU."""
 
     gradients_by = "autodiff"
+    divergences = True
     lazy = True
     layouts = LAYOUTS
     mutable = False
@@ -70,13 +70,13 @@ class KLDivXP(Implementation):
 
     def evaluate(self, case: Case, input: Any, target: Any, cotangent: Any) -> tuple[Any, Mapping[str, Any]]:
         """Loss and its gradients by ``mlx.core.vjp``."""
-        loss = KLDivLoss(case.reduction, case.log_target, convention=self.convention)  # type: ignore[arg-type]
+        loss = loss_of(case, self.convention, self.given)
         function = _compiled(loss, case.gradients) if self.compiled else _function(loss, case.gradients)
         value, *gradients = function(input, target, *(() if cotangent is None else (cotangent,)))
         return value, dict(zip(case.gradients, gradients, strict=True))
 
 
-def _function(loss: KLDivLoss, wanted: tuple[str, ...]) -> Callable[..., Any]:
+def _function(loss: Any, wanted: tuple[str, ...]) -> Callable[..., Any]:
     def loss_and_gradients(input: Any, target: Any, *cotangent: Any) -> tuple[Any, ...]:
         import mlx.core as mx
 
@@ -94,7 +94,7 @@ def _function(loss: KLDivLoss, wanted: tuple[str, ...]) -> Callable[..., Any]:
 
 
 @cache
-def _compiled(loss: KLDivLoss, wanted: tuple[str, ...]) -> Callable[..., Any]:
+def _compiled(loss: Any, wanted: tuple[str, ...]) -> Callable[..., Any]:
     import mlx.core as mx
 
     compiled: Callable[..., Any] = mx.compile(_function(loss, wanted))

@@ -5,7 +5,7 @@ from functools import cache
 from zlib import crc32
 
 from conformance.implementations.kldiv_xp import CONVENTIONS
-from conformance.record import Case, load_corpus
+from conformance.record import LOGITS, Case, load_corpus
 
 ALWAYS = ("documentation", "refused")
 ON_GPU = 8
@@ -32,7 +32,7 @@ def left_out_of_sample(case: Case, one_in: int, convention: str | None) -> str |
 def _one_of_each_kind() -> frozenset[str]:
     seen: set[tuple[str, object]] = set()
     chosen = []
-    for case in sorted(load_corpus().cases, key=_draw):
+    for case in sorted((*load_corpus().cases, *load_corpus(LOGITS).cases), key=_draw):
         new = {(case.group, kind) for kind in _kinds(case)} - seen
         if new:
             chosen.append(case.id)
@@ -49,6 +49,8 @@ def _kinds(case: Case) -> Iterator[object]:
     yield from case.layouts
     yield case.gradients
     yield "upstream gradient" if case.cotangent else "ones"
+    if case.logits is not None:
+        yield case.logits.beta
     if case.input.is_array and case.input.values.size > LARGE:
         yield "large"
 

@@ -13,6 +13,7 @@ class KLDivXP(ClosedForm):
     """Arrays that store the elements other than zero."""
 
     needs = ("sparse",)
+    divergences = False
     mutable = False
 
     def __init__(self, convention: str) -> None:

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 import torch._dynamo
 
-from conformance.implementations.kldiv_xp import CONVENTIONS
+from conformance.implementations.kldiv_xp import CONVENTIONS, divergence_of
 from conformance.implementations.kldiv_xp.sample import ON_GPU, left_out_of_sample
 from conformance.implementations.torch import TorchTensors
-from conformance.record import Case, Implementation
+from conformance.record import Case, Implementation, Operand
+from kldiv_xp import JSDivWithLogitsLoss
+from kldiv_xp.torch import JSDivWithLogitsLoss as JSDivModule
 from kldiv_xp.torch import KLDivLoss
 
 
@@ -19,6 +21,7 @@ class KLDivXP(TorchTensors):
     """``kldiv_xp.torch.KLDivLoss``, eager or compiled."""
 
     gradients_by = "autograd"
+    divergences = True
 
     def __init__(self, convention: str, *, compiled: bool, device: str) -> None:
         name = f"kldiv_xp {'torch.compile' if compiled else 'torch'}"
@@ -53,8 +56,27 @@ class KLDivXP(TorchTensors):
 
     def loss(self, case: Case) -> Callable[[Any, Any], torch.Tensor]:
         """Our module, compiled into one graph if the implementation is compiled."""
+        if case.logits is not None:
+            return self._divergence(case)
         fullgraph = case.group != "refused"  # an error breaks the graph, and so reaches the caller unchanged
         return _module(case.reduction, case.log_target, str(self.convention), self.compiled, fullgraph)
+
+    def _divergence(self, case: Case) -> Callable[[Any, Any], torch.Tensor]:
+        where = case.logits.where if case.logits else None
+        module = _divergence_module(divergence_of(case), self.compiled)
+        return lambda x, y: module(x, y, None if where is None else self.mask(where))
+
+    def mask(self, where: Operand) -> torch.Tensor:
+        """Mask of the rows, of the kind of the arguments."""
+        mask: torch.Tensor = self.given(where)
+        return mask
+
+
+@cache
+def _divergence_module(loss: JSDivWithLogitsLoss, compiled: bool) -> Callable[..., torch.Tensor]:
+    module = JSDivModule(loss.beta, loss.reduction, temperature=loss.temperature, axis=loss.axis)
+    torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 2**16
+    return torch.compile(module, fullgraph=True, dynamic=False) if compiled else module
 
 
 @cache

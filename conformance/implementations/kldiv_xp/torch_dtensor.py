@@ -17,7 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from conformance.implementations.kldiv_xp import CONVENTIONS
 from conformance.implementations.kldiv_xp.sample import left_out_of_sample
 from conformance.implementations.kldiv_xp.torch import KLDivXP
-from conformance.record import Case, Implementation, Outcome
+from conformance.record import Case, Implementation, Operand, Outcome
 
 PROCESSES = 2
 PATIENCE = timedelta(seconds=60)
@@ -55,6 +55,12 @@ class TorchDTensor(KLDivXP):
             return result
 
         return of_parts
+
+    def mask(self, where: Operand) -> torch.Tensor:
+        """Mask that both processes have."""
+        from torch.distributed.tensor import DTensor, Replicate
+
+        return DTensor.from_local(super().mask(where), _mesh(), [Replicate()])
 
 
 def _spread(x: Any) -> Any:

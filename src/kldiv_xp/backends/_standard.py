@@ -271,7 +271,10 @@ class Backend:
         if where is not None and reduction == "mean":
             # Each element of the mask stands for as many of the input.
             each = self.count(elements, axes, dtype) / self.count(where, where.ndim, dtype)
-            return value / (self.cast(self.count_true(where), dtype) * each)
+            count = self.cast(self.count_true(where), dtype) * each
+            # NaN without dividing by zero, whose derivative is infinite: infinity times a gradient of 0 is NaN.
+            none = count == 0.0
+            return self.xp.where(none, self.xp.nan, value / self.xp.where(none, 1.0, count))
         return value / self.count(elements, axes, dtype) if axes else value
 
     def loss_from_logits(self, input: Array, target: Array, options: LogitsOptions, where: Array = None) -> Array:

@@ -144,7 +144,7 @@ class Torch(InRowBlocks):
     def divergences(self, x: Array, y: Array, options: LogitsOptions) -> Array:
         """Divergence of each row, with the derivative in closed form, which keeps the logits alone."""
         torch = self.native
-        if type(x) not in self.ordinary:
+        if type(x) not in self.ordinary and not hasattr(x, "device_mesh"):  # which a DTensor has
             return self.plain_divergences(x, y, options)
         from kldiv_xp.backends._torch_autograd_from_logits import Divergences, DivergencesInReverse
 

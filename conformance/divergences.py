@@ -1,0 +1,265 @@
+"""What a divergence from logits should be, how far rounding may take it, and the verdict on it.
+
+The reference is the composition that people write: ``torch.nn.KLDivLoss`` of ``log_softmax`` and ``softmax``, in the
+dtype of the logits. Where it gives NaN although the divergence is a number, the exact value decides.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from conformance.elements import EPS, TINY, Floats
+from conformance.record import Case, FromLogits
+from conformance.tolerance import K
+
+Mask = npt.NDArray[np.bool_]
+Exact = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Divergences:
+    """The rows of a case, with the classes along the last axis, in extended precision where the machine has it."""
+
+    case: Case
+    options: FromLogits
+
+    @staticmethod
+    def of(case: Case) -> "Divergences":
+        """Rows of a case of logits."""
+        assert case.logits is not None
+        return Divergences(case, case.logits)
+
+    @cached_property
+    def x(self) -> Exact:
+        """Logits of the student, over the temperature; zeros in the rows that do not count."""
+        return self._over_temperature(self.case.input.values)
+
+    @cached_property
+    def y(self) -> Exact:
+        """Logits of the teacher, over the temperature; zeros in the rows that do not count."""
+        return self._over_temperature(self.case.target.values)
+
+    @cached_property
+    def counts(self) -> Mask:
+        """Which rows count."""
+        shape = np.moveaxis(self.case.input.values, self.options.axis, -1).shape[:-1]
+        where = True if self.options.where is None else self.options.where.values
+        return np.broadcast_to(where, shape)
+
+    @cached_property
+    def divisor(self) -> float:
+        """Number that the reduction divides by."""
+        rows = self.counts
+        if self.case.reduction == "mean":
+            return float(rows.sum())
+        return float(rows.shape[0]) if self.case.reduction == "batchmean" and rows.ndim else 1.0
+
+    def impossible(self, quantity: str) -> Mask:
+        """Which elements of a quantity come from rows that count, and have an impossible class."""
+        return self.of_rows(((self.x == -np.inf) | (self.y == -np.inf)).any(axis=-1), quantity)
+
+    def left_out(self, quantity: str) -> Mask:
+        """Which elements of a quantity come from rows that do not count."""
+        return self.of_rows(~self.counts, quantity)
+
+    @property
+    def underflows(self) -> Mask:
+        """Rows with a possible class whose probability rounds to 0 in the coarser dtype."""
+        smallest = max(TINY[d] * EPS[d] for d in self._dtypes)
+        found = [(np.exp(log) <= smallest / 2) & (log > -np.inf) for log in (self._log_p, self._log_q)]
+        return np.asarray((found[0] | found[1]).any(axis=-1))
+
+    @property
+    def eps(self) -> float:
+        """Machine epsilon of the coarser dtype."""
+        return max(EPS[dtype] for dtype in self._dtypes)
+
+    @property
+    def _dtypes(self) -> list[str]:
+        return [str(operand.dtype) for operand in (self.case.input, self.case.target)]
+
+    def without_impossible(self, quantity: str) -> Floats:
+        """Gradient of ``KL`` of the classes alone that are possible, by the logits that it is finite for."""
+        if quantity == "loss":
+            return self.exact(quantity)
+        p, q = (self._q, self._p) if self._beta else (self._p, self._q)
+        lost = np.where(q == 0, p, 0).sum(axis=-1, keepdims=True)
+        derivative = np.where(q == 0, 0, q - p - q * lost) / self.options.temperature
+        return np.asarray(self._in_place(derivative * self._weight), np.float64)
+
+    @property
+    def infinite(self) -> Mask:
+        """Rows whose divergence is infinite."""
+        return np.asarray(np.isinf(self._rows))
+
+    def of_rows(self, rows: Mask, quantity: str) -> Mask:
+        """Which elements of a quantity come from some rows."""
+        if quantity == "loss":
+            return rows if self.case.reduction == "none" else np.asarray(rows.any())
+        return np.moveaxis(np.broadcast_to(rows[..., None], self.x.shape), -1, self.options.axis)
+
+    def exact(self, quantity: str) -> Floats:
+        """Exact values of a quantity."""
+        with np.errstate(all="ignore"):
+            if quantity == "loss":
+                return self._reduced(self._rows).astype(np.float64)
+            return self._in_place(self._derivatives(quantity) * self._weight).astype(np.float64)
+
+    def tolerance(self, quantity: str, *, derived: bool = False) -> Floats:
+        """Largest difference that rounding can make.
+
+        ``derived`` is for gradients by automatic differentiation, in which terms cancel that have the other
+        distribution's probability.
+
+        A logarithm of a probability suffers ``K`` roundings relative to the logit over the temperature, to itself and
+        to 1; so does, relatively, the probability. A class adds a probability times a score, the logarithm of a ratio;
+        a derivative is a probability times a score, less the mean score of the row.
+        """
+        eps, smallest = self.eps, max(TINY[d] * EPS[d] for d in self._dtypes)
+        with np.errstate(all="ignore"):
+            p, q = self._p, self._q
+            of_p, of_q = (self._terms * (1 + np.abs(score)) for score in self._finite_scores)
+            classes = self.x.shape[-1]
+            if quantity == "loss":
+                of_row = (self._beta * q + (1 - self._beta) * p if self._is_kl else self._m) * np.maximum(of_p, of_q)
+                each = K * (eps * of_row.sum(axis=-1) + smallest * classes)
+                return np.asarray(self._reduced(each) + smallest, np.float64)
+            if derived:
+                weight, terms = np.maximum(p, q), np.maximum(of_p, of_q)
+                each = weight * (terms + (weight * terms).sum(axis=-1, keepdims=True))
+            elif self._is_kl and quantity == ("target" if self._beta else "input"):
+                each = (p + q) * self._terms
+            else:
+                weight, terms = (q, of_q) if quantity == "input" else (p, of_p)
+                each = weight * (terms + (weight * terms).sum(axis=-1, keepdims=True))
+            bound = K * (eps * each + smallest * classes) * np.abs(self._weight) / self.options.temperature + smallest
+            return np.asarray(self._in_place(bound), np.float64)
+
+    @property
+    def _beta(self) -> float:
+        return self.options.beta
+
+    @property
+    def _is_kl(self) -> bool:
+        return self._beta in (0.0, 1.0)
+
+    @property
+    def _finite_scores(self) -> tuple[Exact, Exact]:
+        """Scores of both distributions; 0 for classes that are impossible."""
+        scores = (self._log_ratio, -self._log_ratio) if self._is_kl else self._scores
+        of_p, of_q = (np.where(np.isfinite(score), score, 0) for score in scores)
+        return np.where(self._p == 0, 0, of_p), np.where(self._q == 0, 0, of_q)
+
+    @cached_property
+    def _log_q(self) -> Exact:
+        return _log_softmax(self.x)
+
+    @cached_property
+    def _log_p(self) -> Exact:
+        return _log_softmax(self.y)
+
+    @property
+    def _q(self) -> Exact:
+        return np.exp(self._log_q)
+
+    @property
+    def _p(self) -> Exact:
+        return np.exp(self._log_p)
+
+    @cached_property
+    def _m(self) -> Exact:
+        if self._is_kl:
+            return self._q if self._beta else self._p
+        return self._beta * self._p + (1 - self._beta) * self._q
+
+    @cached_property
+    def _log_ratio(self) -> Exact:
+        """``log(p / q)``, from the differences of the logits, which are exact."""
+        shifted = [z - z.max(axis=-1, keepdims=True) for z in (self.x, self.y)]
+        log_sums = [np.log(np.exp(z).sum(axis=-1, keepdims=True)) for z in shifted]
+        difference = np.asarray(shifted[1] - shifted[0])
+        gone = (self.x == -np.inf) & (self.y == -np.inf)
+        return np.where(gone, np.longdouble(0), difference - (log_sums[1] - log_sums[0]))
+
+    @property
+    def _terms(self) -> Exact:
+        """What the roundings of a class are relative to; 1 for one that is impossible."""
+        terms = [np.abs(z) for z in (self.x, self.y, self._log_q, self._log_p)]
+        return np.asarray(1 + sum(np.where(np.isfinite(term), term, 0) for term in terms))
+
+    @cached_property
+    def _rows(self) -> Exact:
+        r = self._log_ratio
+        if self._is_kl:
+            p, q, r = (self._q, self._p, -r) if self._beta else (self._p, self._q, r)
+            terms = np.where(p == 0, q, p * (r + np.expm1(-r)))  # whose sum is the same, and which do not cancel
+            return np.asarray(terms.sum(axis=-1))
+        by_p, by_q = self._scores
+        return np.asarray(
+            (self._beta * _product(self._p, by_p) + (1 - self._beta) * _product(self._q, by_q)).sum(axis=-1)
+        )
+
+    @cached_property
+    def _scores(self) -> tuple[Exact, Exact]:
+        """``log(p / m)`` and ``log(q / m)``."""
+        r = np.clip(self._log_ratio, -10000, 10000)
+        by_p = -np.log1p((1 - self._beta) * np.expm1(-r))
+        return by_p, by_p - r
+
+    def _derivatives(self, quantity: str) -> Exact:
+        """Derivatives of the divergence of its row by each logit."""
+        p, q, r = self._p, self._q, self._log_ratio
+        if self._beta == (1.0 if quantity == "target" else 0.0):
+            difference = q - p if quantity == "input" else p - q
+            return np.asarray(difference / self.options.temperature)
+        if self._is_kl:
+            weight, score = (q, -r) if quantity == "input" else (p, r)
+            share = 1.0
+        elif quantity == "input":
+            weight, score, share = q, self._scores[1], 1 - self._beta
+        else:
+            weight, score, share = p, self._scores[0], self._beta
+        mean = _product(weight, score).sum(axis=-1, keepdims=True)
+        return np.asarray(_product(weight, score - mean) * share / self.options.temperature)
+
+    @cached_property
+    def _weight(self) -> Exact:
+        """Upstream gradient of ones, over the divisor; 0 for rows that do not count."""
+        return np.asarray(self.counts[..., None] / np.longdouble(max(self.divisor, 1.0)))
+
+    def _reduced(self, rows: Exact) -> Exact:
+        rows = np.where(self.counts, rows, 0)
+        return rows if self.case.reduction == "none" else np.asarray(rows.sum() / np.longdouble(self.divisor))
+
+    def _over_temperature(self, values: Any) -> Exact:
+        rows = np.moveaxis(np.asarray(values, np.longdouble), self.options.axis, -1)
+        return np.where(self.counts[..., None], rows / np.longdouble(self.options.temperature), 0)
+
+    def _in_place(self, rows: Exact) -> Exact:
+        """Rows with the classes back in their axis; 0 in rows that do not count."""
+        return np.moveaxis(np.where(self.counts[..., None], rows, 0), -1, self.options.axis)
+
+
+_kept: dict[tuple[str, str], tuple[Case, Floats, Floats]] = {}
+
+
+def exact_and_tolerance(case: Case, quantity: str) -> tuple[Floats, Floats]:
+    """Exact values of a quantity, and the tolerance; kept, because many implementations are held against them."""
+    key = case.id, quantity
+    if key not in _kept or _kept[key][0] is not case:
+        of = Divergences.of(case)
+        _kept[key] = case, of.exact(quantity), of.tolerance(quantity)
+    return _kept[key][1:]
+
+
+def _log_softmax(x: Exact) -> Exact:
+    shifted = x - x.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+
+
+def _product(p: Exact, score: Exact) -> Exact:
+    """A probability times a logarithm: 0 if the probability is."""
+    return np.where(p == 0, np.longdouble(0), p * score)
