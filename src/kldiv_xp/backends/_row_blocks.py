@@ -208,7 +208,8 @@ class _RowBlock:
         classes, most = x.shape[-1], library.row_block_size()
         step = classes if library.size_of(x) <= most else most
         self._parts = [slice(start, start + step) for start in range(0, classes, step)]
-        self._kept: dict[Callable[..., Any], Any] = {}
+        # By name: a method as a key, or as an attribute, would refer back to the block, and keep its memory in use.
+        self._kept: dict[str, Any] = {}
         if len(self._parts) > 1:
             self._top_x, self._top_y = (
                 library.cast(
@@ -224,11 +225,11 @@ class _RowBlock:
             self._kept.clear()
             self.values = self._difference_of_sums()
             least = self.values.min().item()
-        self._scored: Callable[[slice], _Scored] = self._unscored
+        self._way: Callable[[_RowBlock, slice], _Scored] = _RowBlock._unscored
         if self._beta or not least >= CLOSE:
-            self.values = self._sum_of_terms(self._scored_quickly)
+            self.values = self._sum_of_terms(_RowBlock._scored_quickly)
             if not math.isfinite(self.values.sum().item()):
-                self.values = self._sum_of_terms(self._scored_with_care)
+                self.values = self._sum_of_terms(_RowBlock._scored_with_care)
 
     def write_gradient(self, argnum: int, weight: Array | float, out: Array) -> None:
         """Derivatives of the divergences by ``x`` (0) or ``y`` (1), times ``weight``; those by ``x`` must come last."""
@@ -255,10 +256,11 @@ class _RowBlock:
         for part, (exponentials, by_class) in self._each(weighted):
             out[..., part] = (by_class - expected) * exponentials * share
 
-    def _sum_of_terms(self, scored: Callable[[slice], _Scored]) -> Array:
-        """The divergences, whose terms do not cancel."""
-        self._scored = scored
-        return self._added(self._library.row_sum(of.terms) for _, of in self._each(scored))
+    def _sum_of_terms(self, way: Callable[["_RowBlock", slice], _Scored]) -> Array:
+        """The divergences, whose terms do not cancel, computed in one of two ways."""
+        self._way = way
+        self._kept.pop("_scored", None)
+        return self._added(self._library.row_sum(of.terms) for _, of in self._each(self._scored))
 
     def _difference_of_sums(self) -> Array:
         """``KL(p || q)``, with the rounding errors of both sums."""
@@ -282,9 +284,9 @@ class _RowBlock:
     def _result(self, function: Callable[[slice], Any], part: slice) -> Any:
         if len(self._parts) > 1:
             return function(part)
-        if function not in self._kept:
-            self._kept[function] = function(part)
-        return self._kept[function]
+        if function.__name__ not in self._kept:
+            self._kept[function.__name__] = function(part)
+        return self._kept[function.__name__]
 
     def _added(self, arrays: Iterable[Array]) -> Array:
         return reduce(self._xp.add, arrays)
@@ -299,6 +301,9 @@ class _RowBlock:
         if self.guarded:  # r is NaN for a class that is impossible in both
             of = of._replace(r=self._xp.where(of.r > -math.inf, of.r, IMPOSSIBLE))
         return of
+
+    def _scored(self, part: slice) -> _Scored:
+        return self._way(self, part)
 
     def _unscored(self, part: slice) -> _Scored:
         return _Scored(None, self._result(self._exponentials, part).r, None)
