@@ -1,7 +1,7 @@
 """The public loss: as a function, as a value with bound options, and with its gradient in closed form."""
 
 from dataclasses import KW_ONLY, dataclass
-from typing import TypeVar
+from typing import TypeVar, overload
 
 from kldiv_xp._arguments import is_number, wanted_gradients
 from kldiv_xp._options import Convention, Reduction, checked
@@ -145,6 +145,30 @@ class KLDivLoss:
         return kl_div(input, target, self.reduction, self.log_target, where=where, convention=self.convention)
 
 
+@overload
+def kl_div_value_and_grad(
+    input: Array,
+    target: Array,
+    reduction: Reduction = "mean",
+    log_target: bool = False,
+    *,
+    where: Array | None = None,
+    convention: Convention = "oneflow",
+    argnums: int = 0,
+    cotangent: Array | float | None = None,
+) -> tuple[Array, Array]: ...
+@overload
+def kl_div_value_and_grad(
+    input: Array,
+    target: Array,
+    reduction: Reduction = "mean",
+    log_target: bool = False,
+    *,
+    where: Array | None = None,
+    convention: Convention = "oneflow",
+    argnums: tuple[int, ...],
+    cotangent: Array | float | None = None,
+) -> tuple[Array, tuple[Array, ...]]: ...
 def kl_div_value_and_grad(
     input: Array,
     target: Array,

@@ -1,7 +1,7 @@
 """The public divergences between softmaxes: as functions, as values with bound options, and with their gradients."""
 
 from dataclasses import KW_ONLY, dataclass
-from typing import TypeVar
+from typing import TypeVar, overload
 
 from kldiv_xp._arguments import is_number, wanted_gradients
 from kldiv_xp._options import LogitsOptions, Reduction, checked_from_logits
@@ -224,6 +224,30 @@ class JSDivWithLogitsLoss:
         )
 
 
+@overload
+def kl_div_with_logits_value_and_grad(
+    input: Array,
+    target: Array,
+    reduction: Reduction = "batchmean",
+    *,
+    temperature: float = 1.0,
+    axis: int = -1,
+    where: Array | None = None,
+    argnums: int = 0,
+    cotangent: Array | float | None = None,
+) -> tuple[Array, Array]: ...
+@overload
+def kl_div_with_logits_value_and_grad(
+    input: Array,
+    target: Array,
+    reduction: Reduction = "batchmean",
+    *,
+    temperature: float = 1.0,
+    axis: int = -1,
+    where: Array | None = None,
+    argnums: tuple[int, ...],
+    cotangent: Array | float | None = None,
+) -> tuple[Array, tuple[Array, ...]]: ...
 def kl_div_with_logits_value_and_grad(
     input: Array,
     target: Array,
@@ -275,6 +299,32 @@ def kl_div_with_logits_value_and_grad(
     return _value_and_grad(input, target, options, where, argnums, cotangent)
 
 
+@overload
+def js_div_with_logits_value_and_grad(
+    input: Array,
+    target: Array,
+    beta: float = 0.5,
+    reduction: Reduction = "batchmean",
+    *,
+    temperature: float = 1.0,
+    axis: int = -1,
+    where: Array | None = None,
+    argnums: int = 0,
+    cotangent: Array | float | None = None,
+) -> tuple[Array, Array]: ...
+@overload
+def js_div_with_logits_value_and_grad(
+    input: Array,
+    target: Array,
+    beta: float = 0.5,
+    reduction: Reduction = "batchmean",
+    *,
+    temperature: float = 1.0,
+    axis: int = -1,
+    where: Array | None = None,
+    argnums: tuple[int, ...],
+    cotangent: Array | float | None = None,
+) -> tuple[Array, tuple[Array, ...]]: ...
 def js_div_with_logits_value_and_grad(
     input: Array,
     target: Array,

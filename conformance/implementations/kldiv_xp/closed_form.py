@@ -60,12 +60,13 @@ class ClosedForm(Implementation):
         if case.logits is not None:
             return self._divergence(case, input, target)
         arguments: tuple[Any, ...] = input, target, case.reduction, case.log_target
-        loss = kl_div(*arguments, convention=self.convention)  # type: ignore[arg-type]
+        convention: Any = self.convention
+        loss = kl_div(*arguments, convention=convention)
         if not case.gradients:
             return loss, {}
         _, gradients = kl_div_value_and_grad(
             *arguments,
-            convention=self.convention,  # type: ignore[arg-type]
+            convention=convention,
             argnums=tuple(ARGNUMS[name] for name in case.gradients),
             cotangent=self.namespace().ones_like(loss) if cotangent is None else cotangent,
         )
