@@ -251,9 +251,10 @@ class _RowBlock:
             of, scored = self._result(self._exponentials, part), self._result(self._scored, part)
             return (of.of_y, scored.by_p) if argnum else (of.of_x, scored.by_q)
 
-        expected = self._added(self._library.row_dot(*pair) for _, pair in self._each(weighted))
+        expected = self._added(self._library.row_dot(*weighted(part)) for part in self._parts)
         expected = expected / (self._sum_y if argnum else self._sum_x)
-        for part, (exponentials, by_class) in self._each(weighted):
+        for part in self._parts:
+            exponentials, by_class = weighted(part)
             out[..., part] = (by_class - expected) * exponentials * share
 
     def _sum_of_terms(self, way: Callable[["_RowBlock", slice], _Scored]) -> Array:
