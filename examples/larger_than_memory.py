@@ -3,6 +3,7 @@
     python examples/larger_than_memory.py                     # Dask; each block is generated where it is needed
     python examples/larger_than_memory.py --source zarr       # Dask; from files
     python examples/larger_than_memory.py --engine cubed      # Cubed; from files
+    python examples/larger_than_memory.py --loss kl_div_with_logits    # of 4 GB of logits; with any of these
 
 The peak of each process's resident memory is measured and must stay below the limit, and the loss must be the exact
 one, up to rounding. Dask is also timed against the same graph in one process, in turns. Linux only: that is where the
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kldiv_xp import kl_div
+from kldiv_xp import kl_div, kl_div_with_logits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +33,7 @@ ROWS = 8000
 PERIOD = 251
 """Rows after which the data repeat themselves, so that the exact loss is known. No block is like the next one."""
 LIMIT = 1e9
+LOSSES: "dict[str, Callable[..., Any]]" = {"kl_div": kl_div, "kl_div_with_logits": kl_div_with_logits}
 
 Block = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -40,6 +42,7 @@ def main() -> None:
     """Compute the loss with one engine, and say what it took."""
     parser = argparse.ArgumentParser(description="The loss of arrays that are larger than memory.")
     parser.add_argument("--engine", choices=("dask", "cubed"), default="dask")
+    parser.add_argument("--loss", choices=tuple(LOSSES), default="kl_div", help="default: kl_div")
     parser.add_argument("--source", choices=("generated", "zarr"), help="default: generated for Dask, zarr for Cubed")
     parser.add_argument("--size", type=float, default=4.0, metavar="GB", help="of both arrays together; default: 4")
     parser.add_argument("--rounds", type=int, default=3, help="how often each way is timed; default: 3")
@@ -55,38 +58,45 @@ def main() -> None:
     with TemporaryDirectory(prefix="larger_than_memory-") as name:
         directory = Path(name)
         if from_files:
-            write(directory, blocks)
+            write(directory, options.loss, blocks)
         if options.engine == "cubed":
-            values, peaks = with_cubed(directory, options.rounds)
+            values, peaks = with_cubed(directory, options.loss, options.rounds)
         else:
-            values, peaks = with_dask(directory if from_files else None, blocks, options.rounds)
-    check(values, peaks, blocks)
+            values, peaks = with_dask(directory if from_files else None, options.loss, blocks, options.rounds)
+    check(values, peaks, options.loss, blocks)
 
 
-def repeated(rows: Any, operand: str) -> Block:
-    """Rows of an array, by their numbers: log-probabilities for the input, probabilities for the target."""
+def repeated(rows: Any, loss: str, operand: str) -> Block:
+    """Rows of an array, by their numbers: what the loss takes as its input or its target."""
     logits = np.random.default_rng(len(operand)).normal(0.0, 2.0, (PERIOD, CLASSES))
-    logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
-    pattern = (np.exp(logits) if operand == "target" else logits).astype(np.float32)
-    return np.asarray(pattern[np.asarray(rows) % PERIOD])
+    pattern = logits if loss == "kl_div_with_logits" else normalized(logits, operand)
+    return np.asarray(pattern.astype(np.float32)[np.asarray(rows) % PERIOD])
 
 
-def exact_loss(blocks: int) -> tuple[float, float]:
+def normalized(logits: Any, operand: str) -> Any:
+    """Log-probabilities for the input, probabilities for the target."""
+    log_probabilities = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    return np.exp(log_probabilities) if operand == "target" else log_probabilities
+
+
+def exact_loss(loss: str, blocks: int) -> tuple[float, float]:
     """The ``"batchmean"`` loss, and how much rounding may change it: 8 times the size of the terms times epsilon."""
     every_row = np.arange(PERIOD)
-    x, y = (repeated(every_row, operand).astype(np.float64) for operand in ("input", "target"))
+    x, y = (repeated(every_row, loss, operand).astype(np.float64) for operand in ("input", "target"))
+    if loss == "kl_div_with_logits":
+        x, y = normalized(x, "input"), normalized(y, "target")
     counts = np.bincount(np.arange(blocks * ROWS) % PERIOD, minlength=PERIOD)
     terms, sizes = y * (np.log(y) - x), y * (np.abs(np.log(y)) + np.abs(x) + 1)
-    loss, size = (
+    value, size = (
         math.fsum(int(n) * math.fsum(row) for n, row in zip(counts, a, strict=True)) / (blocks * ROWS)
         for a in (terms, sizes)
     )
-    return loss, 8 * float(np.finfo(np.float32).eps) * size
+    return value, 8 * float(np.finfo(np.float32).eps) * size
 
 
-def check(values: list[float], peaks: dict[str, float], blocks: int) -> None:
+def check(values: list[float], peaks: dict[str, float], loss: str, blocks: int) -> None:
     """Raise unless the losses are right and the memory is within the limit."""
-    exact, tolerance = exact_loss(blocks)
+    exact, tolerance = exact_loss(loss, blocks)
     print(f"loss {values[0]!r}, exactly {exact!r}: within {tolerance:.1g}")
     for name, peak in peaks.items():
         print(f"peak memory of {name}: {peak / 1e6:.0f} MB")
@@ -94,17 +104,17 @@ def check(values: list[float], peaks: dict[str, float], blocks: int) -> None:
     assert all(peak < LIMIT for peak in peaks.values()), f"more than {LIMIT / 1e9:.0f} GB"
 
 
-def with_dask(directory: Path | None, blocks: int, rounds: int) -> tuple[list[float], dict[str, float]]:
+def with_dask(directory: Path | None, name: str, blocks: int, rounds: int) -> tuple[list[float], dict[str, float]]:
     """Losses, and the peak memory of each worker; prints the times, which are taken in turns."""
     da, distributed = import_module("dask.array"), import_module("distributed")  # not typed upstream
 
     if directory is None:
         rows = da.arange(blocks * ROWS, chunks=ROWS)
         shape = {"chunks": (rows.chunks[0], (CLASSES,)), "new_axis": 1, "dtype": np.float32}
-        x, y = (rows.map_blocks(repeated, operand, **shape) for operand in ("input", "target"))
+        x, y = (rows.map_blocks(repeated, name, operand, **shape) for operand in ("input", "target"))
     else:
         x, y = (da.from_zarr(directory / operand) for operand in ("input", "target"))
-    loss: Any = kl_div(x, y, "batchmean")  # nothing is computed yet
+    loss: Any = LOSSES[name](x, y, "batchmean")  # nothing is computed yet
 
     with (
         distributed.LocalCluster(
@@ -142,7 +152,7 @@ def with_dask(directory: Path | None, blocks: int, rounds: int) -> tuple[list[fl
     return values, {f"worker {number}": peak for number, peak in enumerate(peaks.values(), start=1)}
 
 
-def with_cubed(directory: Path, rounds: int) -> tuple[list[float], dict[str, float]]:
+def with_cubed(directory: Path, name: str, rounds: int) -> tuple[list[float], dict[str, float]]:
     """Losses, and the peak memory of any worker; prints the plan and the times."""
     import cubed
     from cubed.diagnostics.rich import RichProgressBar
@@ -151,7 +161,7 @@ def with_cubed(directory: Path, rounds: int) -> tuple[list[float], dict[str, flo
     reserved = cubed.measure_reserved_mem(processes, work_dir=str(directory))  # what a process takes to begin with
     spec = cubed.Spec(str(directory), allowed_mem=int(LIMIT), reserved_mem=reserved, executor=processes)
     x, y = (cubed.from_zarr(str(directory / operand), spec=spec) for operand in ("input", "target"))
-    loss: Any = kl_div(x, y, "batchmean")
+    loss: Any = LOSSES[name](x, y, "batchmean")
     plan = loss.plan()
     print(
         f"plan: {plan.num_primitive_ops} operations, {plan.num_tasks} tasks, at most"
@@ -177,7 +187,7 @@ def with_cubed(directory: Path, rounds: int) -> tuple[list[float], dict[str, flo
     return values, {"the largest process": max(peaks)}
 
 
-def write(directory: Path, blocks: int) -> None:
+def write(directory: Path, loss: str, blocks: int) -> None:
     """Write both arrays to files, block by block, uncompressed."""
     import zarr
 
@@ -191,7 +201,7 @@ def write(directory: Path, blocks: int) -> None:
         )
         for number in range(blocks):
             rows = slice(number * ROWS, (number + 1) * ROWS)
-            array[rows] = repeated(np.arange(rows.start, rows.stop), operand)
+            array[rows] = repeated(np.arange(rows.start, rows.stop), loss, operand)
             print(f"\rwriting {operand}: {number + 1} of {blocks} blocks", end="", flush=True)
         print()
 

@@ -15,9 +15,10 @@ for package in ("distributed", "cubed", "zarr"):
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the peak memory of a process is read from /proc")
 
 
-@pytest.mark.parametrize("options", [["--engine", "dask"], ["--engine", "cubed"]], ids=" ".join)
-def test_the_loss_is_the_exact_one_and_no_file_is_left(options: list[str], tmp_path: Path) -> None:
-    given = [*options, "--source", "zarr", "--size", "0.05", "--rounds", "1"]
+@pytest.mark.parametrize("engine", ["dask", "cubed"])
+@pytest.mark.parametrize("loss", ["kl_div", "kl_div_with_logits"])
+def test_the_loss_is_the_exact_one_and_no_file_is_left(loss: str, engine: str, tmp_path: Path) -> None:
+    given = ["--engine", engine, "--loss", loss, "--source", "zarr", "--size", "0.05", "--rounds", "1"]
     environment = {**os.environ, "TMPDIR": str(tmp_path), "DASK_TEMPORARY_DIRECTORY": str(tmp_path / "dask")}
     run = subprocess.run(
         [sys.executable, str(PROGRAM), *given], capture_output=True, text=True, env=environment, timeout=120

@@ -78,7 +78,7 @@ class MLX(Backend):
 
 
 class _Namespace:
-    """MLX's functions, with an exponential that has the precision and the range of the dtype.
+    """MLX's functions, with an exponential that has the precision and the range of the dtype, as a derivative, too.
 
     On the CPU, MLX computes the float64 exponential in float32, and the float32 one with errors of 30 roundings; see
     https://github.com/ml-explore/mlx/issues/4158 and https://github.com/ml-explore/mlx/issues/1341.
@@ -91,6 +91,9 @@ class _Namespace:
 
     def exp(self, x: Array, /) -> Array:
         return _exp_on_cpu()(x) if _on_cpu() else sys.modules["mlx.core"].exp(x)
+
+    def expm1(self, x: Array, /) -> Array:
+        return _expm1_on_cpu()(x) if _on_cpu() else sys.modules["mlx.core"].expm1(x)
 
 
 @cache
@@ -169,6 +172,17 @@ def _exp_on_cpu() -> Any:
         return exponential(x) * tangent
 
     return exponential
+
+
+@cache
+def _expm1_on_cpu() -> Any:
+    import mlx.core as mx
+
+    accurate = mx.custom_function(mx.expm1)
+    exp = _exp_on_cpu()
+    accurate.vjp(lambda x, cotangent, _: cotangent * exp(x))
+    accurate.jvp(lambda x, tangent: tangent * exp(x))
+    return accurate
 
 
 def _on_cpu() -> bool:

@@ -23,13 +23,15 @@ class NDOnnx(Backend):
         return cls(sys.modules["ndonnx"])
 
     def sum(self, x: Array, axis: int | None = None) -> Array:
-        """Sum of all elements, in blocks: onnxruntime adds sequentially. Or sums along an axis.
+        """Sum of all elements, or sums along an axis, in blocks: onnxruntime adds sequentially.
 
         Not in float64, which few runtimes support on their devices.
         """
         ndx: Any = self.xp
         if axis is not None:
-            return ndx.sum(x, axis=axis, keepdims=True)
+            size = x.shape[axis]
+            few = size is not None and size <= BLOCK
+            return ndx.sum(x if few else self._sums_of_blocks(x, axis % x.ndim), axis=axis, keepdims=True)
         blocks = x
         for _ in range(LEVELS):
             if blocks.size is not None and blocks.size <= BLOCK:
@@ -38,6 +40,17 @@ class NDOnnx(Backend):
             padding = ndx.full(-flat.dynamic_shape % BLOCK, 0.0, dtype=flat.dtype)
             blocks = ndx.sum(ndx.reshape(ndx.concat([flat, padding]), (-1, BLOCK)), axis=1)
         return ndx.sum(blocks)
+
+    def _sums_of_blocks(self, x: Array, axis: int) -> Array:
+        """Sums of blocks along an axis. Each has about as many numbers as there are blocks."""
+        ndx: Any = self.xp
+        shape = x.dynamic_shape
+        before, size, after = shape[:axis], shape[axis : axis + 1], shape[axis + 1 :]
+        length = ndx.sqrt(size.astype(ndx.float32)).astype(ndx.int64) + 1
+        number = -(-size // length)
+        padding = ndx.full(ndx.concat([before, number * length - size, after]), 0.0, dtype=x.dtype)
+        blocks = ndx.reshape(ndx.concat([x, padding], axis=axis), ndx.concat([before, number, length, after]))
+        return ndx.sum(blocks, axis=axis + 1)
 
     def count(self, x: Array, axes: int, dtype: DType) -> Array | float:
         """Product of the sizes of the first axes, as they are when computed."""

@@ -1,6 +1,7 @@
 """pydata/sparse, which stores the elements that differ from a fill value, and computes with NumPy."""
 
 import sys
+from typing import Any, NoReturn
 
 from kldiv_xp._options import type_name
 from kldiv_xp.backends._on_numpy import OnNumPy
@@ -19,3 +20,12 @@ class Sparse(OnNumPy):
                 f"{name} is a {type_name(x)}, which has no reductions; convert it with asformat('coo') first"
             )
         return x
+
+    def loss_from_logits(self, input: Array, *_: Any, **__: Any) -> NoReturn:
+        """Raise: the divergence would store every class, in nine times the memory of a dense array."""
+        raise TypeError(
+            f"the divergences from logits take no {type_name(input)}: a softmax gives every class a probability, stored"
+            " or not; convert the logits with todense() first"
+        )
+
+    value_and_grad_from_logits = loss_from_logits
