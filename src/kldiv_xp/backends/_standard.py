@@ -63,9 +63,10 @@ class Backend:
     ``cast``                        NumPy, Torch, MLX, Autograd: a method in place of a function
     ``loss``                        NumPy, Torch, JAX: arrays in memory
     ``value_and_grad``              InBlocks: arrays in memory
-    ``loss_from_logits``            InRowBlocks, Torch, JAX: arrays in memory
-    ``value_and_grad_from_logits``  InRowBlocks: arrays in memory
-    ``divergences``                 JAX, Torch, MLX, Autograd: the closed form as the derivative
+    ``loss_from_logits``            InRowBlocks, Torch, JAX, Sparse: arrays in memory, or a refusal
+    ``value_and_grad_from_logits``  InRowBlocks, Sparse: arrays in memory, or a refusal
+    ``divergences``                 JAX, Torch, MLX, Autograd, InChunks: the closed form as the derivative, or chunks
+    ``derivative_from_logits``      InChunks: arrays that are computed later, chunk by chunk
     ``at_least``                    Torch: the compiler cannot trace a maximum with a number
     ``top``                         JAX, Torch, MLX, Autograd: a constant to autodiff
     ==============================  ================================================================================
@@ -321,6 +322,8 @@ class Backend:
             if not isinstance(weight, float):
                 weight = self.cast(weight, computing)
             if options.reduction == "none":
+                if not all_known(tuple(x.shape)):
+                    weight = self.of_equal_shape(weight, xp.max(x, axis=axis))
                 weight = xp.expand_dims(weight, axis=axis)
             elif 0 not in x.shape:
                 some = xp.max(x, axis=axis)  # a number for each row
