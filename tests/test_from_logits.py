@@ -318,6 +318,11 @@ class TestErrors:
         ):
             kl_div_with_logits(x, x, where=xp.asarray(np.ones((2, 3), bool)))
 
+    def test_a_mask_is_boolean(self, xp: Any) -> None:
+        x = array(xp, np.zeros((2, 3)))
+        with pytest.raises(TypeError, match="where must be a boolean array, got"):
+            kl_div_with_logits(x, x, where=xp.asarray(np.ones(2, np.int64)))
+
     @every_reduction
     def test_a_cotangent_has_the_shape_of_the_loss(self, xp: Any, reduction: Any) -> None:
         x = array(xp, np.zeros((2, 3)))

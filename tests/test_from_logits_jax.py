@@ -119,6 +119,14 @@ def test_a_change_of_temperature_compiles_no_new_program() -> None:
         close(kl_div_with_logits(x, y, temperature=1.5), exact.rows(np.asarray(x), np.asarray(y), 0.0, 1.5).mean())
 
 
+def test_bad_calls_raise_the_same_errors_without_jit() -> None:
+    x, y = arrays()
+    with pytest.raises(ValueError, match=r"must have the same shape, got \(3, 5\) and \(2, 5\)"):
+        kl_div_with_logits(x, y[:2])
+    with pytest.raises(TypeError, match="where must be a boolean array"):
+        kl_div_with_logits(x, y, where=jnp.ones(3))
+
+
 @pytest.mark.parametrize("jit", [False, True])
 @each_formula
 def test_checkers_for_nan_find_none_where_the_result_has_none(beta: float, jit: bool) -> None:

@@ -221,6 +221,16 @@ def test_no_value_is_looked_at_on_the_meta_device() -> None:
     assert x.grad.shape == x.shape
 
 
+def test_a_subclass_of_a_tensor_takes_the_plain_formulas() -> None:
+    class Mine(torch.Tensor):
+        """Tensor of another class."""
+
+    x, y = (z.as_subclass(Mine) for z in tensors())
+    loss = kl_div_with_logits(x, y)
+    assert type(loss) is Mine
+    close(loss.as_subclass(torch.Tensor), exact.rows(numbers(x), numbers(y), 0.0, 1.0).mean())
+
+
 def test_an_argument_given_twice_has_a_gradient_of_zero() -> None:
     x, _ = tensors((4, 50))
     x.requires_grad_()

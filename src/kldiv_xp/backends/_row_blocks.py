@@ -37,10 +37,6 @@ class InRowBlocks(InBlocks):
         """Sum of the products of each row, with the axis kept."""
 
     @abstractmethod
-    def write_product(self, x: Array, weight: Array, out: Array) -> None:
-        """Write ``x``, times a number for each row, into an array of another dtype."""
-
-    @abstractmethod
     def row_block_size(self) -> int:
         """Elements of a block of rows."""
 
@@ -50,6 +46,12 @@ class InRowBlocks(InBlocks):
         return self.exponentials_of_piece(
             x, y, self.cast(self.row_max(x), float64), self.cast(self.row_max(y), float64), temperature
         )
+
+    def write_difference(self, q: Array, p: Array, of_q: Array, of_p: Array, out: Array) -> None:
+        """Write ``q`` times ``of_q`` less ``p`` times ``of_p``, which are numbers for each row; overwrite q and p."""
+        q *= of_q
+        p *= of_p
+        out[...] = q - p
 
     def exponentials_of_piece(
         self, x: Array, y: Array, top_x: Array, top_y: Array, temperature: float
@@ -233,17 +235,11 @@ class _RowBlock:
 
     def write_gradient(self, argnum: int, weight: Array | float, out: Array) -> None:
         """Derivatives of the divergences by ``x`` (0) or ``y`` (1), times ``weight``; those by ``x`` must come last."""
-        weight_x, weight_y = weight / self._sum_x, weight / self._sum_y
+        weight_x = weight / self._sum_x
+        weight_y = weight_x if self._sum_y is self._sum_x else weight / self._sum_y
         if self._beta == 0.0 and argnum == 0:
             for part, of in self._each(self._exponentials):
-                q, p = of.of_x, of.of_y
-                if self._sum_x is self._sum_y:
-                    q -= p
-                    self._library.write_product(q, weight_x, out[..., part])
-                else:
-                    q *= weight_x
-                    p *= weight_y
-                    out[..., part] = q - p
+                self._library.write_difference(of.of_x, of.of_y, weight_x, weight_y, out[..., part])
             return
         share = weight_y * (self._beta or 1.0) if argnum else weight_x * (1.0 - self._beta)
 

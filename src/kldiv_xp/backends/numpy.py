@@ -106,10 +106,6 @@ class NumPy(InRowBlocks, OnNumPy):
         """Sum of the products of each row, with the axis kept."""
         return self.native.einsum("...i,...i->...", x, y)[..., None]  # BLAS would wait for its own threads
 
-    def write_product(self, x: Array, weight: Array, out: Array) -> None:
-        """Write ``x``, times a number for each row, into an array of another dtype."""
-        out[...] = x * weight
-
     def row_block_size(self) -> int:
         """Elements of a block of rows."""
         return self.few

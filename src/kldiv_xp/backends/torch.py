@@ -296,9 +296,13 @@ class Torch(InRowBlocks):
         """Sum of the products of each row, with the axis kept."""
         return (x * y).sum(-1, keepdim=True)
 
-    def write_product(self, x: Array, weight: Array, out: Array) -> None:
-        """Write ``x``, times a number for each row, into a tensor of another dtype."""
-        self.native.mul(x, weight, out=out)
+    def write_difference(self, q: Array, p: Array, of_q: Array, of_p: Array, out: Array) -> None:
+        """Write ``q`` times ``of_q`` less ``p`` times ``of_p``: in two operations if the factors are one."""
+        if of_q is not of_p:
+            super().write_difference(q, p, of_q, of_p, out)
+            return
+        q -= p
+        self.native.mul(q, of_q, out=out)
 
     def row_block_size(self) -> int:
         """Elements of a block of rows: more than of others, for there are more operations on each."""
