@@ -148,11 +148,11 @@ class Torch(InRowBlocks):
             return self.plain_divergences(x, y, options)
         from kldiv_xp.backends._torch_autograd_from_logits import Divergences, DivergencesInReverse
 
-        if torch.compiler.is_compiling():
-            return DivergencesInReverse.apply(x, y, options, self)  # type: ignore[no-untyped-call]
-        if torch._C._is_tracing() or not (self.is_watched() or self.needs_grad(x, y)):
+        compiling = torch.compiler.is_compiling()
+        if not compiling and (torch._C._is_tracing() or not (self.is_watched() or self.needs_grad(x, y))):
             return self.plain_divergences(x, y, options)
-        return Divergences.apply(x, y, options, self)  # type: ignore[no-untyped-call]
+        function = DivergencesInReverse if compiling else Divergences
+        return function.apply(x, y, options, self)  # type: ignore[no-untyped-call]
 
     def at_least(self, x: Array, bound: float) -> Array:
         """``x``, with smaller elements replaced by ``bound``, and NaN kept."""
