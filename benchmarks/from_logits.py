@@ -25,7 +25,7 @@ from kldiv_xp import js_div_with_logits, kl_div_with_logits, kl_div_with_logits_
 
 SHAPES = ((1024, 32000), (8192, 1000), (64, 1000), (8, 16))
 TEMPERATURE = 2.0
-SECONDS = 6.0
+SECONDS = 4.0
 """Time for the rounds of a row, at least; there are at least ``ROUNDS``."""
 ROUNDS = 5
 MOST_ROUNDS = 500
