@@ -156,8 +156,9 @@ dist: $(READY)  ## Build the wheel and the sdist, and try the wheel in an empty 
 	cd build && wheel-venv/bin/python -c "import numpy as np, kldiv_xp; assert kldiv_xp.kl_div(np.log([0.5, 0.5]), np.asarray([1.0, 0.0]), 'sum') == np.log(2.0)"
 	@echo "the wheel installs, and works with NumPy alone"
 
-corpus: $(READY)  ## Build the corpus of the conformance suite anew
-	$(BIN)/python -m conformance.build_corpus
+corpus: $(READY)  ## Build the corpora of the conformance suite anew
+	$(BIN)/python -m conformance.build_corpus losses
+	$(BIN)/python -m conformance.build_corpus logits
 
 lock: $(READY)  ## Pin what is installed in constraints.txt
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt

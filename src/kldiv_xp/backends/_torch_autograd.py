@@ -46,8 +46,7 @@ class LossElements(torch.autograd.Function):
         *options: Any,
     ) -> tuple[torch.Tensor, int]:
         """Loss of each element of a batch. PyTorch's generated rule would require saving both tensors."""
-        x, y = (a.unsqueeze(0) if dim is None else a.movedim(dim, 0) for a, dim in zip((x, y), in_dims, strict=False))
-        elements: torch.Tensor = LossElements.apply(*torch.broadcast_tensors(x, y), *options)  # type: ignore[no-untyped-call]
+        elements: torch.Tensor = LossElements.apply(*batch_first(x, y, in_dims), *options)  # type: ignore[no-untyped-call]
         return elements, 0
 
     @staticmethod
@@ -129,6 +128,12 @@ def _saved(ctx: Any) -> tuple[torch.Tensor, torch.Tensor]:
     if x is None:
         x = y if y.dtype is ctx.dtype_of_x else y.new_zeros((), dtype=ctx.dtype_of_x).expand_as(y)
     return x, y
+
+
+def batch_first(x: torch.Tensor, y: torch.Tensor, in_dims: tuple[int | None, ...]) -> tuple[torch.Tensor, ...]:
+    """Both tensors of a call that ``vmap`` maps, with the batch along axis 0."""
+    x, y = (a.unsqueeze(0) if dim is None else a.movedim(dim, 0) for a, dim in zip((x, y), in_dims, strict=False))
+    return torch.broadcast_tensors(x, y)  # type: ignore[no-any-return,no-untyped-call]
 
 
 def is_mapped(x: torch.Tensor) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from kldiv_xp._options import LogitsOptions
-from kldiv_xp.backends._torch_autograd import is_mapped
+from kldiv_xp.backends._torch_autograd import batch_first, is_mapped
 
 
 class DivergencesInReverse(torch.autograd.Function):
@@ -46,8 +46,7 @@ class Divergences(DivergencesInReverse):
         *options: Any,
     ) -> tuple[torch.Tensor, int]:
         """Divergences of the rows of a batch, which goes first."""
-        x, y = (a.unsqueeze(0) if dim is None else a.movedim(dim, 0) for a, dim in zip((x, y), in_dims, strict=False))
-        rows: torch.Tensor = Divergences.apply(*torch.broadcast_tensors(x, y), *options)  # type: ignore[no-untyped-call]
+        rows: torch.Tensor = Divergences.apply(*batch_first(x, y, in_dims), *options)  # type: ignore[no-untyped-call]
         return rows, 0
 
     @staticmethod

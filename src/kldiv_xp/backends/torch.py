@@ -315,8 +315,8 @@ class Torch(InRowBlocks):
         """
         torch = self.native
         one = torch.ones((1,), dtype=torch.float64, device="cpu")  # of one dimension: it promotes x to float64
-        scale = one if temperature == 1.0 else one / temperature
-        x, y = x * scale, y * scale
+        divisor = one * temperature
+        x, y = x / divisor, y / divisor
         r = y - x
         top_x, top_y = x.amax(-1, keepdim=True), y.amax(-1, keepdim=True)
         x, y = torch.softmax(x, -1, out=x), torch.softmax(y, -1, out=y)
