@@ -1,7 +1,7 @@
 """Divergences from logits of arrays in memory, evaluated on the CPU in blocks of rows that fit into its cache.
 
-In float64: the terms of close distributions cancel, and its temporaries stay in the cache. A row that is longer than a
-block is evaluated in pieces, which each pass computes anew.
+In float64: the terms of close distributions cancel, and its temporaries stay in the cache, in memory that is kept. A
+row that is longer than a block is evaluated in pieces, which each pass computes anew.
 """
 
 import math
@@ -15,6 +15,7 @@ from kldiv_xp._arguments import check_axis, check_where, is_number, shape_of_row
 from kldiv_xp._formulas_from_logits import IMPOSSIBLE, Softmaxes, divergence_terms, scores
 from kldiv_xp._options import LogitsOptions
 from kldiv_xp.backends._blocks import InBlocks
+from kldiv_xp.backends._scratch import Scratch, SpareMemory
 from kldiv_xp.backends._standard import Array
 
 CLOSE = 1e-4
@@ -23,6 +24,9 @@ CLOSE = 1e-4
 
 class InRowBlocks(InBlocks):
     """A library with arrays in memory, for divergences from logits too."""
+
+    spare_memory: SpareMemory
+    """For the temporaries, in float64."""
 
     @abstractmethod
     def row_max(self, x: Array) -> Array:
@@ -33,39 +37,46 @@ class InRowBlocks(InBlocks):
         """Sum of each row, with the axis kept."""
 
     @abstractmethod
-    def row_dot(self, x: Array, y: Array) -> Array:
+    def row_dot(self, x: Array, y: Array, scratch: Scratch) -> Array:
         """Sum of the products of each row, with the axis kept."""
 
     @abstractmethod
     def row_block_size(self) -> int:
         """Elements of a block of rows."""
 
-    def exponentials(self, x: Array, y: Array, temperature: float) -> "Exponentials":
-        """Exponentials of complete rows."""
+    def exponentials(self, x: Array, y: Array, temperature: float, scratch: Scratch) -> "Exponentials":
+        """Exponentials of complete rows, in scratch memory."""
         float64 = self.native.float64
         return self.exponentials_of_piece(
-            x, y, self.cast(self.row_max(x), float64), self.cast(self.row_max(y), float64), temperature
+            x, y, self.cast(self.row_max(x), float64), self.cast(self.row_max(y), float64), temperature, scratch
         )
 
     def write_difference(self, q: Array, p: Array, of_q: Array, of_p: Array, out: Array) -> None:
         """Write ``q`` times ``of_q`` less ``p`` times ``of_p``, which are numbers for each row; overwrite q and p."""
-        q *= of_q
-        p *= of_p
-        out[...] = q - p
+        if of_q is not of_p:
+            q *= of_q
+            p *= of_p
+        q -= p
+        if of_q is of_p:
+            q *= of_q
+        out[...] = q
 
     def exponentials_of_piece(
-        self, x: Array, y: Array, top_x: Array, top_y: Array, temperature: float
+        self, x: Array, y: Array, top_x: Array, top_y: Array, temperature: float, scratch: Scratch
     ) -> "Exponentials":
         """Exponentials of a piece of rows whose largest logits are given, with the sums of the piece alone."""
         xp = self.native
-        x, y = x - top_x, y - top_y
-        if temperature != 1.0:
-            x /= temperature
-            y /= temperature
-        r = y - x
-        x, y = xp.exp(x, out=x), xp.exp(y, out=y)
-        sum_x, sum_y = self.row_sum(x), self.row_sum(y)
-        return Exponentials(x, y, r, sum_x, sum_y, xp.log(sum_y / sum_x))
+        of_x, of_y, r = (scratch(name, x.shape) for name in ("x", "y", "r"))
+        for out, logits, top in ((of_x, x, top_x), (of_y, y, top_y)):
+            out[...] = logits
+            out -= top
+            if temperature != 1.0:
+                out /= temperature
+        xp.subtract(of_y, of_x, out=r)
+        xp.exp(of_x, out=of_x)
+        xp.exp(of_y, out=of_y)
+        sum_x, sum_y = self.row_sum(of_x), self.row_sum(of_y)
+        return Exponentials(of_x, of_y, r, sum_x, sum_y, xp.log(sum_y / sum_x))
 
     def loss_from_logits(self, input: Array, target: Array, options: LogitsOptions, where: Array = None) -> Array:
         """The divergence between the softmaxes of the caller's arrays."""
@@ -148,12 +159,14 @@ class InRowBlocks(InBlocks):
                     out[...] = 0.0
                 return
             nonlocal guarded
-            block = _RowBlock(self, x, y, options, guarded)
+            scratch = self.spare_memory.taken()
+            block = _RowBlock(self, x, y, options, guarded, scratch)
             if block.guarded:  # threads only ever set it
                 guarded = True
             for argnum, out in sorted(zip(wanted, outs, strict=True), key=itemgetter(0), reverse=True):
                 block.write_gradient(argnum, weight if weights is None else weights[..., None], out)
             rows[...] = block.values[..., 0]
+            self.spare_memory.give_back(scratch)
             if where is not None:
                 for out in (rows, *outs):
                     out[~where] = 0.0
@@ -204,8 +217,10 @@ class _Scored(NamedTuple):
 class _RowBlock:
     """Some rows of student and teacher in one piece, or one row in several."""
 
-    def __init__(self, library: InRowBlocks, x: Array, y: Array, options: LogitsOptions, guarded: bool) -> None:
-        self._library, self._xp, self._beta = library, library.native, options.beta
+    def __init__(
+        self, library: InRowBlocks, x: Array, y: Array, options: LogitsOptions, guarded: bool, scratch: Scratch
+    ) -> None:
+        self._library, self._xp, self._beta, self._scratch = library, library.native, options.beta, scratch
         self._x, self._y, self._temperature = x, y, options.temperature
         classes, most = x.shape[-1], library.row_block_size()
         step = classes if library.size_of(x) <= most else most
@@ -247,11 +262,15 @@ class _RowBlock:
             of, scored = self._result(self._exponentials, part), self._result(self._scored, part)
             return (of.of_y, scored.by_p) if argnum else (of.of_x, scored.by_q)
 
-        expected = self._added(self._library.row_dot(*weighted(part)) for part in self._parts)
+        expected = self._added(self._library.row_dot(*weighted(part), self._scratch) for part in self._parts)
         expected = expected / (self._sum_y if argnum else self._sum_x)
         for part in self._parts:
             exponentials, by_class = weighted(part)
-            out[..., part] = (by_class - expected) * exponentials * share
+            derivative = self._scratch("products", by_class.shape)
+            self._xp.subtract(by_class, expected, out=derivative)
+            derivative *= exponentials
+            derivative *= share
+            out[..., part] = derivative
 
     def _sum_of_terms(self, way: Callable[["_RowBlock", slice], _Scored]) -> Array:
         """The divergences, whose terms do not cancel, computed in one of two ways."""
@@ -264,10 +283,11 @@ class _RowBlock:
         if len(self._parts) == 1:
             of = self._result(self._exponentials, self._parts[0])
             self._sum_x, self._sum_y, self._log_ratio = of.sum_x, of.sum_y, of.log_ratio
-            of_r = self._library.row_dot(of.of_y, of.r)
+            of_r = self._library.row_dot(of.of_y, of.r, self._scratch)
         else:
             sums = [
-                (of.sum_x, of.sum_y, self._library.row_dot(of.of_y, of.r)) for _, of in self._each(self._exponentials)
+                (of.sum_x, of.sum_y, self._library.row_dot(of.of_y, of.r, self._scratch))
+                for _, of in self._each(self._exponentials)
             ]
             self._sum_x, self._sum_y, of_r = (self._added(each) for each in zip(*sums, strict=True))
             self._log_ratio = self._xp.log(self._sum_y / self._sum_x)
@@ -290,13 +310,12 @@ class _RowBlock:
 
     def _exponentials(self, part: slice) -> Exponentials:
         if len(self._parts) == 1:
-            of = self._library.exponentials(self._x, self._y, self._temperature)
+            of = self._library.exponentials(self._x, self._y, self._temperature, self._scratch)
         else:
-            of = self._library.exponentials_of_piece(
-                self._x[..., part], self._y[..., part], self._top_x, self._top_y, self._temperature
-            )
+            x, y = self._x[..., part], self._y[..., part]
+            of = self._library.exponentials_of_piece(x, y, self._top_x, self._top_y, self._temperature, self._scratch)
         if self.guarded:  # r is NaN for a class that is impossible in both
-            of = of._replace(r=self._xp.where(of.r > -math.inf, of.r, IMPOSSIBLE))
+            of.r[~(of.r > -math.inf)] = IMPOSSIBLE
         return of
 
     def _scored(self, part: slice) -> _Scored:
@@ -309,17 +328,24 @@ class _RowBlock:
         """Terms without the masks of the formulas, and without the series, which float64 does not need."""
         xp, beta = self._xp, self._beta
         of_x, of_y, r, *_ = self._result(self._exponentials, part)
-        r = r - self._log_ratio
-        by_p = xp.expm1(-r)
+        r = xp.subtract(r, self._log_ratio, out=self._scratch("shifted", r.shape))
+        by_p = xp.negative(r, out=self._scratch("by_p", r.shape))
+        xp.expm1(by_p, out=by_p)
         if beta == 0.0:
             by_p += r
             by_p *= of_y
             by_p /= self._sum_y
             return _Scored(by_p, r, None)
         by_p *= 1.0 - beta
-        by_p = -xp.log1p(by_p, out=by_p)
-        by_q = by_p - r
-        return _Scored(of_y * by_p * (beta / self._sum_y) + of_x * by_q * ((1.0 - beta) / self._sum_x), by_p, by_q)
+        xp.log1p(by_p, out=by_p)
+        xp.negative(by_p, out=by_p)
+        by_q = xp.subtract(by_p, r, out=r)
+        terms = xp.multiply(of_y, by_p, out=self._scratch("terms", r.shape))
+        terms *= beta / self._sum_y
+        of_q = xp.multiply(of_x, by_q, out=self._scratch("products", r.shape))
+        of_q *= (1.0 - beta) / self._sum_x
+        terms += of_q
+        return _Scored(terms, by_p, by_q)
 
     def _scored_with_care(self, part: slice) -> _Scored:
         xp, beta = self._xp, self._beta

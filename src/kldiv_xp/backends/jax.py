@@ -9,12 +9,15 @@ from functools import cache, partial
 from typing import Any
 
 from kldiv_xp._formulas import guarded_loss_elements, loss_derivative
+from kldiv_xp._formulas_from_logits import IMPOSSIBLE, shifted, softmaxes
 from kldiv_xp._options import LogitsOptions, Options
 from kldiv_xp.backends._standard import Array, Backend, DType
 from kldiv_xp.backends.numpy import NumPy, refuse_subclass
 
 CLOSE = 0.01
 """Divergence below which float32 sums of terms of either sign have lost too many digits."""
+SHORT = 2**11
+"""Classes of a row whose exponentials stay in the cache. Those of a longer row are faster computed again than read."""
 
 
 class JAX(Backend):
@@ -134,39 +137,54 @@ def _elements(options: Options) -> Any:
 @cache
 def _divergences(backend: JAX, options: LogitsOptions) -> Any:
     import jax
-    import jax.numpy as xp
 
-    def divergences(total: Callable[[Array, Array], Array], x: Array, y: Array, temperature: Array) -> Array:
-        """Divergences, where ``total`` sums ``p r + (q - p)``, given the two terms."""
+    def divergences(beside_derivative: bool, x: Array, y: Array, temperature: Array) -> Array:
         given = options._replace(temperature=temperature)
 
         def plain(x: Array, y: Array) -> Array:
             return backend.plain_divergences(x, y, given)
 
         def quick(x: Array, y: Array) -> Array:
-            # XLA's CPU compiler fuses a sum with arithmetic, and not with the masks of the plain formula.
-            p, q, r = backend.softmaxes(x, y, given)
-            rows = total(p * r, q - p)
-            student = y if options.exchanged else x
-            suffices = (rows.min() >= CLOSE) & (student.min() > -xp.inf)
+            student, teacher = (y, x) if options.exchanged else (x, y)
+            rows = _without_masks(backend, student, teacher, given, beside_derivative)
+            suffices = ((rows >= CLOSE) & (rows < -0.1 * IMPOSSIBLE)).all()
             return jax.lax.cond(suffices, lambda: rows, lambda: plain(x, y))
 
         if options.beta or 0 in x.shape:
             return plain(x, y)
         return jax.lax.platform_dependent(x, y, cpu=quick, default=plain)
 
-    def sum_of(x: Array) -> Array:
-        return backend.sum(x, options.axis)
-
     def tangent(x: Array, y: Array, temperature: Array, argnum: int, weight: Array) -> Array:
-        return sum_of(backend.derivative_from_logits(x, y, argnum, weight, options._replace(temperature=temperature)))
+        given = options._replace(temperature=temperature)
+        return backend.sum(backend.derivative_from_logits(x, y, argnum, weight, given), options.axis)
 
     return _with_closed_form(
-        jax.jit(partial(divergences, lambda one, other: sum_of(one + other)), inline=True),
-        tangent,
-        # The first sum is part of the derivative by the target.
-        beside_derivative=partial(divergences, lambda one, other: sum_of(one) + sum_of(other)),
+        jax.jit(partial(divergences, False), inline=True), tangent, beside_derivative=partial(divergences, True)
     )
+
+
+def _without_masks(backend: JAX, x: Array, y: Array, options: LogitsOptions, beside_derivative: bool) -> Array:
+    """``KL(p || q)``, or a huge number where the student makes a class impossible.
+
+    XLA's CPU compiler fuses a sum with arithmetic, and not with the masks of the plain formula. Beside the derivative,
+    it shares the probabilities and the sum of ``p r``.
+    """
+    import jax.numpy as xp
+
+    axis = options.axis
+    x, y = (shifted(z, backend.top(z, axis), options.temperature) for z in (x, y))
+    of_x, of_y = xp.exp(x), xp.exp(y)
+    sum_x, sum_y = backend.sum(of_x, axis), backend.sum(of_y, axis)
+    difference = backend.at_least(y, IMPOSSIBLE) - backend.at_least(x, IMPOSSIBLE)
+    p, q, r = softmaxes(x, y, difference, xp.log(sum_x), xp.log(sum_y), xp)
+    if not beside_derivative and x.shape[axis] <= SHORT:
+        p, q = of_y / sum_y, of_x / sum_x
+    impossible = (
+        xp.maximum(r, -0.5 * IMPOSSIBLE) + 0.5 * IMPOSSIBLE
+    )  # else 0, without a select
+    if beside_derivative:
+        return backend.sum(p * r, axis) + backend.sum(q - p + impossible, axis)
+    return backend.sum(p * r + (q - p + impossible), axis)
 
 
 def _with_closed_form(

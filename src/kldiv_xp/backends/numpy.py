@@ -10,6 +10,7 @@ from typing import Any
 from kldiv_xp._options import Options
 from kldiv_xp.backends._on_numpy import OnNumPy
 from kldiv_xp.backends._row_blocks import InRowBlocks
+from kldiv_xp.backends._scratch import Scratch, SpareMemory
 from kldiv_xp.backends._standard import Array, DType
 
 FEW = 2**16
@@ -35,6 +36,7 @@ class NumPy(InRowBlocks, OnNumPy):
         self.native = np = sys.modules["numpy"]
         self.ordinary = (np.ndarray, np.memmap)
         self._dtypes = frozenset(np.dtype(order + kind) for order in "<>" for kind in ("f2", "f4", "f8"))
+        self.spare_memory = SpareMemory(np.empty, MOST_THREADS)
         # As a decorator, errstate takes half the time of a context manager.
         self._in_silence = np.errstate(all="ignore")(self.loss_in_blocks)
 
@@ -102,7 +104,7 @@ class NumPy(InRowBlocks, OnNumPy):
         """Sum of each row, with the axis kept."""
         return x.sum(axis=-1, keepdims=True)
 
-    def row_dot(self, x: Array, y: Array) -> Array:
+    def row_dot(self, x: Array, y: Array, scratch: Scratch) -> Array:
         """Sum of the products of each row, with the axis kept."""
         return self.native.einsum("...i,...i->...", x, y)[..., None]  # BLAS would wait for its own threads
 

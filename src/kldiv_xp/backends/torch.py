@@ -10,6 +10,7 @@ from typing import Any
 from kldiv_xp._formulas import edge_of, guarded_loss_elements, loss_elements, loss_off_edge
 from kldiv_xp._options import LogitsOptions, Options
 from kldiv_xp.backends._row_blocks import CLOSE, Exponentials, InRowBlocks
+from kldiv_xp.backends._scratch import Scratch, SpareMemory
 from kldiv_xp.backends._standard import Array, DType
 
 FEW = 2**12
@@ -19,10 +20,19 @@ FEW = 2**12
 _WITHOUT_AUTOCAST = ("meta", "lazy", "vulkan")
 
 
+def _memory(size: int) -> Array:
+    """New float64 numbers on the CPU, which can be written to in any mode."""
+    import torch
+
+    with torch.inference_mode(False):
+        return torch.empty(size, dtype=torch.float64, device="cpu")
+
+
 class Torch(InRowBlocks):
     """Tensors."""
 
     few = FEW
+    spare_memory = SpareMemory(_memory, 1)
 
     @classmethod
     def owns(cls, kind: type) -> bool:
@@ -172,34 +182,68 @@ class Torch(InRowBlocks):
         weight: Array | float = 1.0,
     ) -> tuple[Array, list[Array]]:
         """The divergence, and its gradients by the arguments in ``wanted``."""
-        if self.size_of(x) <= self.few and where is None and options.beta == 0.0 and options.reduction != "none":
-            of_few = self._divergence_of_few(x, y, options, wanted, weight)
-            if of_few is not None:
-                return of_few
+        few = x.numel() <= self.row_block_size()
+        if few and where is None and options.beta == 0.0 and options.reduction != "none":
+            at_once = self._divergence_at_once(x, y, options, wanted, weight)
+            if at_once is not None:
+                return at_once
         return super().divergence_in_blocks(x, y, options, where, wanted, weight)
 
-    def _divergence_of_few(
+    def _divergence_at_once(
         self, x: Array, y: Array, options: LogitsOptions, wanted: tuple[int, ...], weight: Any
     ) -> tuple[Array, list[Array]] | None:
-        """``KL(p || q)`` of few elements, with few operations; ``None`` where this does not apply."""
-        torch, axis, student = self.native, options.axis, int(options.exchanged)
+        """``KL(p || q)`` of one block, with few operations; ``None`` where this does not apply."""
+        axis, student = options.axis, int(options.exchanged)
         if any(argnum != student for argnum in wanted):
             return None
-        dtypes, (x, y) = (x.dtype, y.dtype), (y, x) if student else (x, y)
-        if options.temperature == 1.0:
-            log_q, log_p = (torch.log_softmax(z, axis, torch.float64) for z in (x, y))
-        else:
-            log_q, log_p = (torch.log_softmax(z.to(torch.float64) / options.temperature, axis) for z in (x, y))
-        p = torch.exp(log_p)
-        total = (p * (log_p - log_q)).sum().item()
-        if not total >= CLOSE * x.numel() / x.shape[axis]:  # the terms cancel, or a class is impossible
-            return None
+        kinds = (x.dtype, y.dtype)
         count = self.counted(x.select(axis, 0), options.reduction)
-        gradients = [
-            ((log_q.exp_() - p) * (weight / (count * options.temperature))).to(dtypes[argnum]) for argnum in wanted
-        ]
-        loss = self.number(total / count, self.result_dtype(x, y))
-        return loss, gradients
+        least = CLOSE * (x.numel() // x.shape[axis])
+        if student:
+            x, y = y, x
+        scratch = self.spare_memory.taken()
+        if axis not in (-1, x.ndim - 1):
+            x, y = x.movedim(axis, -1), y.movedim(axis, -1)
+        if x.numel() <= self.few:
+            q, p, total = self._softmaxes_of_few(x, y, options.temperature, scratch, bool(wanted))
+        else:
+            q, p, r, *_, log_ratio = self.exponentials(x, y, options.temperature, scratch)
+            total = self.native.mul(p, r, out=scratch("products", r.shape)).sum() - log_ratio.sum()
+        value = total.item()
+        gradients = []
+        if wanted and value >= least:
+            q -= p
+            q *= weight / (count * options.temperature)
+            gradients.append(q.movedim(-1, axis).to(kinds[student], copy=True))
+        self.spare_memory.give_back(scratch)
+        if not value >= least:  # the terms cancel, or a class is impossible
+            return None
+        return self.number(value / count, self.result_dtype(x, y)), gradients
+
+    def _softmaxes_of_few(
+        self, x: Array, y: Array, temperature: float, scratch: Scratch, wanted: bool
+    ) -> tuple[Array, Array, Array]:
+        """Softmaxes, if they are wanted, and the sum of the divergences."""
+        torch = self.native
+        both, log_q, log_p = self._both(x, y, temperature, scratch)
+        torch.log_softmax(both, -1, out=both)
+        if not wanted:
+            return log_q, log_p, torch.kl_div(log_q, log_p, 2, log_target=True)
+        log_ratio = log_p - log_q
+        torch.exp(both, out=both)
+        return log_q, log_p, (log_p * log_ratio).sum()
+
+    def _both(self, x: Array, y: Array, temperature: float, scratch: Scratch) -> tuple[Array, Array, Array]:
+        """Both arrays over the temperature in one array, for operations on both at once, and each of them."""
+        both = scratch("both", (2, *x.shape))
+        of_x, of_y = both.unbind()
+        of_x.copy_(x)
+        of_y.copy_(y)
+        if temperature != 1.0 and math.frexp(temperature)[0] == 0.5:  # a power of two: its reciprocal is exact
+            both *= 1.0 / temperature
+        elif temperature != 1.0:
+            both /= temperature
+        return both, of_x, of_y
 
     def _loss_of_few(self, x: Array, y: Array, options: Options, recorded: bool) -> Array | None:
         """Reduced loss of few elements, with few operations; ``None`` where this does not apply.
@@ -292,36 +336,27 @@ class Torch(InRowBlocks):
         """Sum of each row, with the axis kept."""
         return x.sum(-1, keepdim=True)
 
-    def row_dot(self, x: Array, y: Array) -> Array:
+    def row_dot(self, x: Array, y: Array, scratch: Scratch) -> Array:
         """Sum of the products of each row, with the axis kept."""
-        return (x * y).sum(-1, keepdim=True)
-
-    def write_difference(self, q: Array, p: Array, of_q: Array, of_p: Array, out: Array) -> None:
-        """Write ``q`` times ``of_q`` less ``p`` times ``of_p``: in two operations if the factors are one."""
-        if of_q is not of_p:
-            super().write_difference(q, p, of_q, of_p, out)
-            return
-        q -= p
-        self.native.mul(q, of_q, out=out)
+        return self.native.mul(x, y, out=scratch("products", x.shape)).sum(-1, keepdim=True)
 
     def row_block_size(self) -> int:
         """Elements of a block of rows: more than of others, for there are more operations on each."""
         return 2 * self.block_size()
 
-    def exponentials(self, x: Array, y: Array, temperature: float) -> Exponentials:
+    def exponentials(self, x: Array, y: Array, temperature: float, scratch: Scratch) -> Exponentials:
         """Softmaxes of complete rows, which sum to 1: PyTorch computes them faster than exponentials alone.
 
         The largest probability is the reciprocal of the sum of the exponentials.
         """
         torch = self.native
-        one = torch.ones((1,), dtype=torch.float64, device="cpu")  # of one dimension: it promotes x to float64
-        divisor = one * temperature
-        x, y = x / divisor, y / divisor
-        r = y - x
-        top_x, top_y = x.amax(-1, keepdim=True), y.amax(-1, keepdim=True)
-        x, y = torch.softmax(x, -1, out=x), torch.softmax(y, -1, out=y)
-        log_ratio = top_y - top_x + torch.log(x.amax(-1, keepdim=True) / y.amax(-1, keepdim=True))
-        return Exponentials(x, y, r, one, one, log_ratio)
+        both, of_x, of_y = self._both(x, y, temperature, scratch)
+        r = torch.sub(of_y, of_x, out=scratch("r", x.shape))
+        top_x, top_y = both.amax(-1, keepdim=True).unbind()
+        torch.softmax(both, -1, out=both)
+        largest_x, largest_y = both.amax(-1, keepdim=True).unbind()
+        one = torch.ones((1,), dtype=torch.float64, device="cpu")
+        return Exponentials(of_x, of_y, r, one, one, top_y - top_x + torch.log(largest_x / largest_y))
 
     def block_size(self) -> int:
         """Elements of a block: at least 32768 for each thread of PyTorch, and temporaries below 8 MiB."""
