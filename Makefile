@@ -24,7 +24,7 @@ ON_VECTORS = $(BIN)/python -m conformance.vectors $(VECTORS) --
 SUITE_TESTS := $(filter-out conformance/test_conformance.py,$(wildcard conformance/test_*.py))
 
 # Frameworks that need their own environment: conformance/environments lists the packages, the interpreter is set here.
-FRAMEWORKS := oneflow torch-1.10 jax keras mindspore mlx onnx optax paddle
+FRAMEWORKS := oneflow torch-1.10 jax keras liger_kernel mindspore mlx modelopt onnx optax paddle torchtune trl
 ONEFLOW_PYTHON ?= python3.10
 TORCH_1_10_PYTHON ?= python3.9
 interpreter_of = $(if $(filter oneflow,$(1)),$(ONEFLOW_PYTHON),$(if $(filter torch-1.10,$(1)),$(TORCH_1_10_PYTHON),$(PYTHON)))
@@ -55,7 +55,7 @@ support-check: $(READY)  ## Fail unless the tables of support are those of the l
 $(FRAMEWORKS): %: build/environments/%/ready $(READY)
 	rm -rf build/recordings/$*
 	build/environments/$*/bin/python conformance/record.py conformance/implementations/$(firstword $(subst -, ,$*)).py \
-	    --output build/recordings/$*
+	    --corpus conformance/corpus.npz --corpus conformance/logits.npz --output build/recordings/$*
 	$(BIN)/python -m conformance judge build/recordings/$*/*.npz
 	$(BIN)/python -m conformance judge build/recordings/$*/*.npz --reference 'kldiv_xp numpy [oneflow]'
 	$(BIN)/python -m pytest -q conformance/test_recordings.py -k $* || { \

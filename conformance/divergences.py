@@ -4,7 +4,7 @@ The reference is the composition that people write: ``torch.nn.KLDivLoss`` of ``
 dtype of the logits. Where it gives NaN although the divergence is a number, the exact value decides.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -45,17 +45,7 @@ class Divergences:
     @cached_property
     def counts(self) -> Mask:
         """Which rows count."""
-        shape = np.moveaxis(self.case.input.values, self.options.axis, -1).shape[:-1]
-        where = True if self.options.where is None else self.options.where.values
-        return np.broadcast_to(where, shape)
-
-    @cached_property
-    def divisor(self) -> float:
-        """Number that the reduction divides by."""
-        rows = self.counts
-        if self.case.reduction == "mean":
-            return float(rows.sum())
-        return float(rows.shape[0]) if self.case.reduction == "batchmean" and rows.ndim else 1.0
+        return self.case.counts
 
     def impossible(self, quantity: str) -> Mask:
         """Which elements of a quantity come from rows that count, and have an impossible class."""
@@ -73,6 +63,15 @@ class Divergences:
         return np.asarray((found[0] | found[1]).any(axis=-1))
 
     @property
+    def mixture_vanishes(self) -> Mask:
+        """Rows with a class that has a probability, but whose share in the mixture rounds to 0 in the coarser dtype."""
+        beta, half = self.options.beta, max(TINY[d] * EPS[d] for d in self._dtypes) / 2
+        shares = np.maximum(beta * self.p, (1 - beta) * self.q)
+        weights = self.p if beta == 0.0 else self.q if beta == 1.0 else np.maximum(self.p, self.q)
+        within = K * self.eps
+        return np.asarray(((shares <= half * (1 + within)) & (weights >= half * (1 - within))).any(axis=-1))
+
+    @property
     def eps(self) -> float:
         """Machine epsilon of the coarser dtype."""
         return max(EPS[dtype] for dtype in self._dtypes)
@@ -85,7 +84,7 @@ class Divergences:
         """Gradient of ``KL`` of the classes alone that are possible, by the logits that it is finite for."""
         if quantity == "loss":
             return self.exact(quantity)
-        p, q = (self._q, self._p) if self._beta else (self._p, self._q)
+        p, q = (self.q, self.p) if self.options.beta else (self.p, self.q)
         lost = np.where(q == 0, p, 0).sum(axis=-1, keepdims=True)
         derivative = np.where(q == 0, 0, q - p - q * lost) / self.options.temperature
         return np.asarray(self._in_place(derivative * self._weight), np.float64)
@@ -101,6 +100,10 @@ class Divergences:
             return rows if self.case.reduction == "none" else np.asarray(rows.any())
         return np.moveaxis(np.broadcast_to(rows[..., None], self.x.shape), -1, self.options.axis)
 
+    def everywhere(self, quantity: str, *, when: bool) -> Mask:
+        """All elements of a quantity, or none."""
+        return self.of_rows(np.full(self.counts.shape, when), quantity)
+
     def exact(self, quantity: str) -> Floats:
         """Exact values of a quantity."""
         with np.errstate(all="ignore"):
@@ -108,8 +111,13 @@ class Divergences:
                 return self._reduced(self._rows).astype(np.float64)
             return self._in_place(self._derivatives(quantity) * self._weight).astype(np.float64)
 
+    def in_dtype(self, dtype: str) -> "Divergences":
+        """The same rows, as an implementation computes them that converts both arguments to a dtype first."""
+        input, target = (replace(operand, dtype=dtype) for operand in (self.case.input, self.case.target))
+        return Divergences(replace(self.case, input=input, target=target), self.options)
+
     def tolerance(self, quantity: str, *, derived: bool = False) -> Floats:
-        """Largest difference that rounding can make.
+        """Largest difference that rounding can make, without the rows that have no divergence.
 
         ``derived`` is for gradients by automatic differentiation, in which terms cancel that have the other
         distribution's probability.
@@ -120,60 +128,63 @@ class Divergences:
         """
         eps, smallest = self.eps, max(TINY[d] * EPS[d] for d in self._dtypes)
         with np.errstate(all="ignore"):
-            p, q = self._p, self._q
+            p, q = self.p, self.q
             of_p, of_q = (self._terms * (1 + np.abs(score)) for score in self._finite_scores)
             classes = self.x.shape[-1]
             if quantity == "loss":
-                of_row = (self._beta * q + (1 - self._beta) * p if self._is_kl else self._m) * np.maximum(of_p, of_q)
-                each = K * (eps * of_row.sum(axis=-1) + smallest * classes)
+                of_row = (self.options.beta * q + (1 - self.options.beta) * p if self._is_kl else self._m) * np.maximum(
+                    of_p, of_q
+                )
+                each = K * (eps * _defined(of_row.sum(axis=-1)) + smallest * classes)
                 return np.asarray(self._reduced(each) + smallest, np.float64)
             if derived:
                 weight, terms = np.maximum(p, q), np.maximum(of_p, of_q)
                 each = weight * (terms + (weight * terms).sum(axis=-1, keepdims=True))
-            elif self._is_kl and quantity == ("target" if self._beta else "input"):
+            elif self._is_kl and quantity == ("target" if self.options.beta else "input"):
                 each = (p + q) * self._terms
             else:
                 weight, terms = (q, of_q) if quantity == "input" else (p, of_p)
                 each = weight * (terms + (weight * terms).sum(axis=-1, keepdims=True))
-            bound = K * (eps * each + smallest * classes) * np.abs(self._weight) / self.options.temperature + smallest
+            bound = (
+                K * (eps * _defined(each) + smallest * classes) * np.abs(self._weight) / self.options.temperature
+                + smallest
+            )
             return np.asarray(self._in_place(bound), np.float64)
 
     @property
-    def _beta(self) -> float:
-        return self.options.beta
-
-    @property
     def _is_kl(self) -> bool:
-        return self._beta in (0.0, 1.0)
+        return self.options.beta in (0.0, 1.0)
 
     @property
     def _finite_scores(self) -> tuple[Exact, Exact]:
         """Scores of both distributions; 0 for classes that are impossible."""
         scores = (self._log_ratio, -self._log_ratio) if self._is_kl else self._scores
         of_p, of_q = (np.where(np.isfinite(score), score, 0) for score in scores)
-        return np.where(self._p == 0, 0, of_p), np.where(self._q == 0, 0, of_q)
+        return np.where(self.p == 0, 0, of_p), np.where(self.q == 0, 0, of_q)
 
     @cached_property
     def _log_q(self) -> Exact:
-        return _log_softmax(self.x)
+        return log_softmax(self.x)
 
     @cached_property
     def _log_p(self) -> Exact:
-        return _log_softmax(self.y)
+        return log_softmax(self.y)
 
     @property
-    def _q(self) -> Exact:
+    def q(self) -> Exact:
+        """Probabilities of the student."""
         return np.exp(self._log_q)
 
     @property
-    def _p(self) -> Exact:
+    def p(self) -> Exact:
+        """Probabilities of the teacher."""
         return np.exp(self._log_p)
 
     @cached_property
     def _m(self) -> Exact:
         if self._is_kl:
-            return self._q if self._beta else self._p
-        return self._beta * self._p + (1 - self._beta) * self._q
+            return self.q if self.options.beta else self.p
+        return self.options.beta * self.p + (1 - self.options.beta) * self.q
 
     @cached_property
     def _log_ratio(self) -> Exact:
@@ -194,45 +205,45 @@ class Divergences:
     def _rows(self) -> Exact:
         r = self._log_ratio
         if self._is_kl:
-            p, q, r = (self._q, self._p, -r) if self._beta else (self._p, self._q, r)
+            p, q, r = (self.q, self.p, -r) if self.options.beta else (self.p, self.q, r)
             terms = np.where(p == 0, q, p * (r + np.expm1(-r)))  # whose sum is the same, and which do not cancel
             return np.asarray(terms.sum(axis=-1))
         by_p, by_q = self._scores
         return np.asarray(
-            (self._beta * _product(self._p, by_p) + (1 - self._beta) * _product(self._q, by_q)).sum(axis=-1)
+            (self.options.beta * _product(self.p, by_p) + (1 - self.options.beta) * _product(self.q, by_q)).sum(axis=-1)
         )
 
     @cached_property
     def _scores(self) -> tuple[Exact, Exact]:
         """``log(p / m)`` and ``log(q / m)``."""
         r = np.clip(self._log_ratio, -10000, 10000)
-        by_p = -np.log1p((1 - self._beta) * np.expm1(-r))
+        by_p = -np.log1p((1 - self.options.beta) * np.expm1(-r))
         return by_p, by_p - r
 
     def _derivatives(self, quantity: str) -> Exact:
         """Derivatives of the divergence of its row by each logit."""
-        p, q, r = self._p, self._q, self._log_ratio
-        if self._beta == (1.0 if quantity == "target" else 0.0):
+        p, q, r = self.p, self.q, self._log_ratio
+        if self.options.beta == (1.0 if quantity == "target" else 0.0):
             difference = q - p if quantity == "input" else p - q
             return np.asarray(difference / self.options.temperature)
         if self._is_kl:
             weight, score = (q, -r) if quantity == "input" else (p, r)
             share = 1.0
         elif quantity == "input":
-            weight, score, share = q, self._scores[1], 1 - self._beta
+            weight, score, share = q, self._scores[1], 1 - self.options.beta
         else:
-            weight, score, share = p, self._scores[0], self._beta
+            weight, score, share = p, self._scores[0], self.options.beta
         mean = _product(weight, score).sum(axis=-1, keepdims=True)
         return np.asarray(_product(weight, score - mean) * share / self.options.temperature)
 
     @cached_property
     def _weight(self) -> Exact:
         """Upstream gradient of ones, over the divisor; 0 for rows that do not count."""
-        return np.asarray(self.counts[..., None] / np.longdouble(max(self.divisor, 1.0)))
+        return np.asarray(self.counts[..., None] / np.longdouble(max(self.case.divisor, 1)))
 
     def _reduced(self, rows: Exact) -> Exact:
         rows = np.where(self.counts, rows, 0)
-        return rows if self.case.reduction == "none" else np.asarray(rows.sum() / np.longdouble(self.divisor))
+        return rows if self.case.reduction == "none" else np.asarray(rows.sum() / np.longdouble(self.case.divisor))
 
     def _over_temperature(self, values: Any) -> Exact:
         rows = np.moveaxis(np.asarray(values, np.longdouble), self.options.axis, -1)
@@ -255,9 +266,14 @@ def exact_and_tolerance(case: Case, quantity: str) -> tuple[Floats, Floats]:
     return _kept[key][1:]
 
 
-def _log_softmax(x: Exact) -> Exact:
+def log_softmax(x: Exact) -> Exact:
+    """Logarithms of the probabilities of rows of logits."""
     shifted = x - x.max(axis=-1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+
+
+def _defined(bound: Exact) -> Exact:
+    return np.where(np.isnan(bound), 0, bound)
 
 
 def _product(p: Exact, score: Exact) -> Exact:

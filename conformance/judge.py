@@ -10,7 +10,7 @@ import numpy as np
 
 from conformance.divergences import Divergences, exact_and_tolerance
 from conformance.elements import Elements, Floats
-from conformance.ledger import INEXACT, PROMOTIONS, REFUSALS, Mask, promised_error
+from conformance.ledger import INEXACT, PROMOTIONS, REFUSALS, Inexact, Mask, promised_error
 from conformance.ledger.entry import floating_arrays
 from conformance.record import Case, Implementation, Outcome, Result, Values, kept, size_of
 from conformance.statement import entries_between, errors_in, same, statement
@@ -111,7 +111,7 @@ def _judge_quantity(
         verdict, detail = (Verdict.AGREES, "") if alike else (Verdict.DIFFERS, "another value")
         return Comparison(case.id, case.group, quantity, verdict, detail=detail)
     if case.logits is not None:
-        return _judge_divergence(case, quantity, implementation, got, wanted)
+        return _judge_divergence(case, quantity, (implementation, got), (reference, wanted), promotions)
     elements = Elements.of(case)
     sample = _sample(got, wanted)
     values, wanted_values = sample(got.values), sample(wanted.values)
@@ -140,9 +140,14 @@ def _judge_quantity(
 
 
 def _judge_divergence(
-    case: Case, quantity: str, implementation: Implementation, got: Result, wanted: Result
+    case: Case,
+    quantity: str,
+    ours: tuple[Implementation, Result],
+    theirs: tuple[Implementation, Result],
+    promotions: tuple[str, ...],
 ) -> Comparison:
-    """Verdict on a quantity of a divergence from logits; where an entry of the ledger applies, on the exact value."""
+    """Verdict on a quantity of a divergence from logits; sides that differ must be exact, or as the ledger states."""
+    got, wanted = ours[1], theirs[1]
     sample = _sample(got, wanted)
     values, wanted_values = sample(got.values), sample(wanted.values)
     exact, bound = map(sample, exact_and_tolerance(case, quantity))
@@ -152,33 +157,37 @@ def _judge_divergence(
     differing = errors > 1
     largest = float(np.max(errors, where=~differing, initial=0))
     if not differing.any():
-        return comparison(Verdict.AGREES, largest)
-    of, unexplained, entries = Divergences.of(case), differing, []
-    for entry in INEXACT:
-        stated, slack = exact, np.zeros(())
-        if entry.instead is not None:
-            stated = (
-                sample(entry.instead(of, quantity)) if callable(entry.instead) else np.full(exact.shape, entry.instead)
-            )
-        if entry.roundings is not None:
-            slack = sample(entry.roundings(of, quantity))
-        sides = [(values, got), (wanted_values, wanted)]
-        (exact_one, one), (other, like) = sides if entry.of_reference else sides[::-1]
-        explained = (
-            unexplained
-            & sample(entry.where(of, quantity))
-            & (errors_in(exact_one, _rounded(exact, one), bound) <= 1)
-            & (errors_in(other, _rounded(stated, like), bound + slack) <= 1)
-        )
-        if entry.who(implementation) and explained.any():
-            unexplained = unexplained & ~explained
-            entries.append(entry.id)
+        return comparison(Verdict.DEVIATES if promotions else Verdict.AGREES, largest, promotions)
+    of, entries = Divergences.of(case), dict[str, Mask]()
+    explained, stated = np.full(exact.shape, True), np.full(exact.shape, False)
+    for who, result in (ours, theirs):
+        as_stated = np.full(exact.shape, False)
+        for entry in INEXACT:
+            if entry.who(who):
+                entries[entry.id] = _as_stated(entry, of, quantity, result, sample)
+                as_stated |= entries[entry.id]
+        is_exact = errors_in(sample(result.values), _rounded(exact, result), bound) <= 1
+        explained &= is_exact | as_stated
+        stated |= as_stated
+    unexplained = differing & ~(explained & stated)
     if not unexplained.any():
-        return comparison(Verdict.DEVIATES, largest, tuple(entries))
+        used = tuple(entry for entry, mask in entries.items() if (mask & differing).any())
+        return comparison(Verdict.DEVIATES, largest, promotions + used)
     first = tuple(int(i) for i in np.argwhere(unexplained)[0])
     detail = f"{np.count_nonzero(unexplained)} of {unexplained.size} elements, first {first}: {values[first]}"
     detail += f"; reference: {wanted_values[first]}, exact: {exact[first]:.9g}, tolerance: {bound[first]:.2g}"
     return comparison(Verdict.DIFFERS, largest, detail=detail)
+
+
+def _as_stated(entry: Inexact, of: Divergences, quantity: str, result: Result, sample: Callable[[Any], Any]) -> Mask:
+    """Elements of a result for which an entry applies, and that have the value that it states."""
+    exact, bound = exact_and_tolerance(of.case, quantity)
+    value = exact if entry.instead is None else entry.instead
+    value = np.broadcast_to(value(of, quantity) if callable(value) else value, exact.shape)
+    slack = bound if entry.roundings is None else bound + entry.roundings(of, quantity)
+    errors = errors_in(sample(result.values), _rounded(sample(value), result), sample(slack))
+    as_stated: Mask = sample(entry.where(of, quantity)) & (errors <= 1)
+    return as_stated
 
 
 def _promotions(case: Case, quantity: str, sides: tuple[tuple[Implementation, Result], ...]) -> tuple[str, ...]:

@@ -37,6 +37,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import types
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
@@ -124,6 +125,21 @@ class Case:
     def quantities(self) -> tuple[str, ...]:
         """The loss and the gradients to compute."""
         return ("loss", *self.gradients)
+
+    @property
+    def counts(self) -> Values:
+        """Mask of the rows of logits that count, in the shape of the rows."""
+        assert self.logits is not None
+        shape = np.moveaxis(self.input.values, self.logits.axis, -1).shape[:-1]
+        return np.broadcast_to(True if self.logits.where is None else self.logits.where.values, shape)
+
+    @property
+    def divisor(self) -> int:
+        """Number that the reduction of a divergence from logits divides the sum of the rows by."""
+        rows = self.counts
+        if self.reduction == "mean":
+            return int(rows.sum())
+        return rows.shape[0] if self.reduction == "batchmean" and rows.ndim else 1
 
     @property
     def layouts(self) -> tuple[str, ...]:
@@ -748,6 +764,12 @@ def _adapters(path: Path) -> list[Implementation]:
     spec = importlib.util.spec_from_file_location(f"adapter_{path.stem}", str(path))
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is no Python file")
+    if "conformance" not in sys.modules:
+        # Adapters import others of their folder by their names in the suite, whose own modules need more than NumPy.
+        for name in ("conformance", "conformance.implementations"):
+            package: Any = types.ModuleType(name)
+            package.__path__ = [str(path.parent)]
+            sys.modules[name] = package
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not hasattr(module, "implementations"):
@@ -779,18 +801,26 @@ def main() -> int:
     """Record every implementation of an adapter."""
     parser = argparse.ArgumentParser(description="Run implementations over the corpus, and write their recordings.")
     parser.add_argument("adapter", type=Path, help="Python file with a function implementations()")
-    parser.add_argument("--corpus", type=Path, default=CORPUS, help="default: corpus.npz beside this program")
+    parser.add_argument(
+        "--corpus",
+        type=Path,
+        action="append",
+        help="default: corpus.npz beside this program; given twice, each implementation runs over the one that it has",
+    )
     parser.add_argument("--output", type=Path, default=Path(), help="directory for the recordings; default: this one")
     parser.add_argument("-i", "--implementation", metavar="TEXT", default="", help="only those with TEXT in their name")
     parser.add_argument("--sample", action="store_true", help="skip the cases that an ordinary run of the suite skips")
     options = parser.parse_args()
-    for given in (options.adapter, options.corpus):
+    read = [options.adapter, *(options.corpus or [CORPUS])]
+    for given in read:
         if not given.is_file():
             parser.error(f"there is no file {given}")
-    try:
-        corpus = load_corpus(options.corpus)
-    except Exception as error:  # NumPy does not document what it raises for a damaged file
-        parser.error(f"{options.corpus} is not a corpus of this suite: {error}")
+    corpora = []
+    for given in read[1:]:
+        try:
+            corpora.append(load_corpus(given))
+        except Exception as error:  # NumPy does not document what it raises for a damaged file
+            parser.error(f"{given} is not a corpus of this suite: {error}")
     # Check before running any case: recording may take hours.
     try:
         options.output.mkdir(parents=True, exist_ok=True)
@@ -803,23 +833,24 @@ def main() -> int:
         parser.error(f"{options.adapter} cannot be used here: {error}")
     if not implementations:
         parser.error(f"{options.adapter} has no implementation with {options.implementation!r} in its name")
-    implementations = [i for i in implementations if all(map(i.takes, corpus.cases))]
-    if not implementations:
-        parser.error(f"{options.adapter} has no implementation of what {options.corpus} calls; --corpus names another")
-    recordings: dict[Path, Implementation] = {}
-    for implementation in implementations:
+    over = [(i, corpus) for i in implementations for corpus in corpora if all(map(i.takes, corpus.cases))]
+    if not over:
+        names = " or ".join(map(str, read[1:]))
+        parser.error(f"{options.adapter} has no implementation of what {names} calls; --corpus names another")
+    recordings: dict[Path, tuple[Implementation, Corpus]] = {}
+    for implementation, corpus in over:
         reason = implementation.not_run()
         if reason is not None:
             print(f"{implementation.label}: not run: {reason}", file=sys.stderr)
             continue
         path = options.output / file_name(implementation)
         if path in recordings:
-            parser.error(f"{recordings[path].label} and {implementation.label} would both be written to {path}")
-        obstacle = _obstacle(path, (options.adapter, options.corpus))
+            parser.error(f"{recordings[path][0].label} and {implementation.label} would both be written to {path}")
+        obstacle = _obstacle(path, read)
         if obstacle is not None:
             parser.error(f"cannot write {path}: {obstacle}; choose another --output")
-        recordings[path] = implementation
-    for path, implementation in recordings.items():
+        recordings[path] = implementation, corpus
+    for path, (implementation, corpus) in recordings.items():
         try:
             write_recording(path, implementation, corpus, _outcomes(implementation, corpus, sample=options.sample))
         except OSError as error:

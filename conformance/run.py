@@ -141,7 +141,7 @@ def judge_implementation(
                 Comparison(case.id, case.group, q, Verdict.NOT_RUN, detail=expected.left_out) for q in case.quantities
             ]
         else:
-            comparisons += judge(case, implementation, outcome, against, expected)
+            comparisons += judge(case, implementation, outcome, reference_for(case, against), expected)
             if is_grid(case):
                 grids[case.id] = grid(case, outcome)
         if number % TICK == 0 or number == len(taken):
@@ -188,7 +188,7 @@ def unused_entries(judgements: Iterable[Judgement]) -> list[str]:
     judgements = list(judgements)
     used = {entry for judgement in judgements for comparison in judgement.comparisons for entry in comparison.ledger}
     judged = {judgement.label for judgement in judgements if judgement.comparisons} | {reference().label}
-    present = [i for i in every_implementation() if i.label in judged]
+    present = [reference_from_logits(), *(i for i in every_implementation() if i.label in judged)]
     return [entry.id for entry in ENTRIES if entry.id not in used and any(map(entry.who, present))]
 
 
@@ -208,6 +208,11 @@ def grid(case: Case, outcome: Outcome) -> Mapping[str, Values]:
     return {quantity: result.values for quantity, result in results if result is not None}
 
 
+def reference_for(case: Case, against: Implementation) -> Implementation:
+    """The reference; one without divergences from logits is replaced by the composition of PyTorch's functions."""
+    return against if against.takes(case) else reference_from_logits()
+
+
 _expected_outcomes: dict[tuple[str, str], Outcome] = {}
 
 
@@ -215,11 +220,9 @@ def expected_outcome(against: Implementation, case: Case) -> Outcome:
     """Outcome of the reference, computed once in each process.
 
     The right result depends neither on memory layout nor on the number of calls: if the reference does not support
-    those of the case, it runs the simplified case. A recorded reference has the outcome of the case itself. A reference
-    without divergences from logits is replaced by the composition of PyTorch's functions.
+    those of the case, it runs the simplified case. A recorded reference has the outcome of the case itself.
     """
-    if not against.takes(case):
-        against = reference_from_logits()
+    against = reference_for(case, against)
     key = against.label, case.id
     if key not in _expected_outcomes:
         outcome = against.run(case)

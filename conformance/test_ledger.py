@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from conformance import record
+from conformance.divergences import exact_and_tolerance
 from conformance.elements import Elements
-from conformance.implementations import RECORDINGS, reference, scipy
+from conformance.implementations import RECORDINGS, corpora, reference, reference_from_logits, scipy
 from conformance.implementations.kldiv_xp import numpy as kldiv_xp_numpy
 from conformance.judge import Verdict, judge
-from conformance.ledger import DEVIATIONS, Deviation
+from conformance.ledger import DEVIATIONS, INEXACT, Deviation, Inexact
 from conformance.ledger.entry import floating_arrays
 from conformance.record import Case, Implementation, Outcome, Result, Values, kept
 from conformance.recording import read_recording
@@ -25,13 +26,19 @@ LARGEST = 5_000
 
 
 def _implementations() -> Iterator[Implementation]:
-    recordings = (read_recording(path, CORPUS) for path in sorted(RECORDINGS.glob("*.npz")))
+    recordings = (read_recording(path, *corpora()) for path in sorted(RECORDINGS.glob("*.npz")))
     yield from (recording for recording in recordings if recording.device == "cpu")  # others are of a sample
     yield from scipy.implementations()
     yield from kldiv_xp_numpy.implementations()
 
 
-IMPLEMENTATIONS = {implementation.label: implementation for implementation in _implementations()}
+ALL = list(_implementations())
+IMPLEMENTATIONS = {
+    implementation.label: implementation for implementation in ALL if implementation.takes(CORPUS.cases[0])
+}
+FROM_LOGITS = [
+    implementation for implementation in ALL if implementation.convention is None and implementation.divergences
+]
 
 
 FOREIGN = [implementation for implementation in IMPLEMENTATIONS.values() if implementation.convention is None]
@@ -125,6 +132,39 @@ def test_another_value_than_the_ledger_states_differs(entry: Deviation) -> None:
                 assert verdicts[quantity] == Verdict.DIFFERS, (implementation.label, case.id, quantity, at, other)
                 tried += 1
     assert tried
+
+
+INEXACT_OF_FOREIGN = {e.id: e for e in INEXACT if any(map(e.who, [reference_from_logits(), *FROM_LOGITS]))}
+
+
+@pytest.mark.parametrize("entry", INEXACT_OF_FOREIGN.values(), ids=INEXACT_OF_FOREIGN)
+def test_another_value_than_the_ledger_states_of_a_divergence_differs(entry: Inexact) -> None:
+    """Except the exact value."""
+    against, tried = IMPLEMENTATIONS["kldiv_xp numpy [oneflow]"], 0
+    for implementation in filter(entry.who, [reference_from_logits(), *FROM_LOGITS]):
+        for case, quantity in islice(_inexact_by(entry, implementation, against), 2):
+            outcome, expected = implementation.run(case), against.run(case)
+            result = outcome.quantity(quantity)
+            assert result is not None
+            exact, bound = exact_and_tolerance(case, quantity)
+            sampled = exact if exact.shape == result.values.shape else exact.ravel()[kept(exact.size)]
+            with np.errstate(all="ignore"):
+                finite = np.where(np.isfinite(result.values), result.values, sampled)
+                spoilt = 1.3 * finite + 40 * np.nan_to_num(bound).max() + 1
+            changed = _with(outcome, quantity, replace(result, values=spoilt.astype(result.values.dtype)))
+            verdicts = {c.quantity: c.verdict for c in judge(case, implementation, changed, against, expected)}
+            assert verdicts[quantity] == Verdict.DIFFERS, (implementation.label, case.id, quantity)
+            tried += 1
+    assert tried
+
+
+def _inexact_by(entry: Inexact, implementation: Implementation, against: Implementation) -> Iterator[tuple[Case, str]]:
+    """Comparisons from logits in which an entry explains a difference."""
+    for case in corpora()[1].cases:
+        if case.input.values.size <= LARGEST:
+            for c in judge(case, implementation, implementation.run(case), against, expected_outcome(against, case)):
+                if entry.id in c.ledger:
+                    yield case, c.quantity
 
 
 def _explained_by(entry: Deviation) -> Iterator[tuple[Case, str, Implementation, Implementation]]:

@@ -13,10 +13,10 @@ import pytest
 
 from conformance import record
 from conformance.__main__ import main
-from conformance.implementations import RECORDINGS, every_implementation, reference
+from conformance.implementations import RECORDINGS, corpora, every_implementation, reference
 from conformance.judge import Verdict
 from conformance.recording import RecordingError, read_recording
-from conformance.run import judge_implementation, recorded_implementations
+from conformance.run import every_case, judge_implementation, recorded_implementations
 
 CORPUS = record.load_corpus()
 COMMITTED = sorted(RECORDINGS.glob("*.npz"))
@@ -29,7 +29,7 @@ ENVIRONMENT_OF = {"oneflow": "oneflow", "torch": "torch-1.10"}
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
 def test_a_committed_recording_is_small_and_of_this_corpus(path: Path) -> None:
     assert path.stat().st_size < 2**20
-    assert path.name == record.file_name(read_recording(path, CORPUS))
+    assert path.name == record.file_name(read_recording(path, *corpora()))
 
 
 def _environment(library: str) -> str:
@@ -47,7 +47,8 @@ def recorded_now(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
             pytest.skip(f"{library} has no environment here; make {_environment(library)} builds it")
         adapter = record.CORPUS.parent / "implementations" / f"{library}.py"
         output = tmp_path_factory.mktemp(library)
-        subprocess.run([python, record.__file__, adapter, "--output", output], check=True, capture_output=True)
+        both: list[str | Path] = ["--corpus", record.CORPUS, "--corpus", record.LOGITS]
+        subprocess.run([python, record.__file__, adapter, *both, "--output", output], check=True, capture_output=True)
         return output
 
     return recorded_now
@@ -57,13 +58,13 @@ def recorded_now(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
 def test_a_committed_recording_matches_what_its_framework_gives_now(
     path: Path, recorded_now: Callable[[str], Path]
 ) -> None:
-    committed = read_recording(path, CORPUS)
-    live = read_recording(recorded_now(committed.library) / path.name, CORPUS)
-    judgement = judge_implementation(live, CORPUS.cases, committed)
+    committed = read_recording(path, *corpora())
+    live = read_recording(recorded_now(committed.library) / path.name, *corpora())
+    judgement = judge_implementation(live, every_case(), committed)
     # Another processor may round its logarithms otherwise.
     verdicts = {c.verdict for c in judgement.comparisons}
     assert verdicts <= {Verdict.AGREES, Verdict.UNSUPPORTED}
-    for case in CORPUS.cases:
+    for case in filter(committed.takes, every_case()):
         assert _kind(live.run(case)) == _kind(committed.run(case)), case.id
 
 

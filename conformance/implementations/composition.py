@@ -23,7 +23,7 @@ class Composition(TorchTensors):
     divergences = True
 
     def __init__(self) -> None:
-        super().__init__("torch.nn.KLDivLoss of softmaxes", device="cpu")
+        super().__init__("torch.nn.KLDivLoss of softmaxes")
 
     def loss(self, case: Case) -> Callable[[Any, Any], torch.Tensor]:
         """The divergence of the rows, masked and reduced."""

@@ -2,13 +2,14 @@
 
 It takes probabilities on both sides, so the adapter passes ``exp(input)`` and, with ``log_target``, ``exp(target)``,
 and differentiates through the exponential. It sums over the last axis and has no other reduction: ``"batchmean"`` is
-the mean over flattened rows, and for the other reductions the adapter adds a last axis of length one.
+the mean over flattened rows, and for the other reductions the adapter adds a last axis of length one. From logits it
+moves the classes to the last axis, takes the softmax, and masks and reduces the rows, as a user would.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,23 +19,12 @@ os.environ["KERAS_BACKEND"] = "torch"
 import keras
 import torch
 
-from conformance.record import (
-    NO_NEGATIVE_STRIDES,
-    Case,
-    Implementation,
-    Operand,
-    Result,
-    Taped,
-    UnsupportedError,
-    as_result,
-    storage,
-)
+from conformance.implementations.torch import TorchTensors
+from conformance.record import Case, Implementation, UnsupportedError
 
 
-class Keras(Taped):
+class Keras(TorchTensors):
     """``keras.losses.kl_divergence``."""
-
-    layouts = NO_NEGATIVE_STRIDES
 
     def __init__(self) -> None:
         super().__init__("keras.losses.kl_divergence", "keras")
@@ -42,24 +32,6 @@ class Keras(Taped):
     def version(self) -> str:
         """Version of Keras."""
         return str(keras.__version__)
-
-    def given(self, operand: Operand) -> Any:
-        """Operand as a tensor; Python objects unchanged."""
-        if not operand.is_array:
-            return operand.values
-        values = operand.laid_out()
-        memory, strides, offset = storage(values)
-        return torch.tensor(memory).to(getattr(torch, str(operand.dtype))).as_strided(values.shape, strides, offset)
-
-    def result(self, array: Any) -> Result:
-        """Values of a tensor."""
-        tensor = array.detach()
-        as_numpy = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
-        return as_result(as_numpy.numpy(), tensor.dtype)
-
-    def tracked(self, array: Any) -> Any:
-        """The tensor itself."""
-        return array.requires_grad_()
 
     def loss(self, case: Case) -> Callable[[Any, Any], Any]:
         """The function, of probabilities in rows, and the reduction around it."""
@@ -77,14 +49,32 @@ class Keras(Taped):
 
         return loss
 
-    def gradients(self, loss: Any, arrays: Sequence[Any], cotangent: Any, *, again: bool) -> Sequence[Any]:
-        """Gradients by PyTorch's autograd."""
-        cotangent = torch.ones_like(loss) if cotangent is None else cotangent
-        return torch.autograd.grad(loss, arrays, cotangent, retain_graph=again)
 
-    def overwrite(self, array: Any) -> None:
-        """Double the elements of a tensor."""
-        array.mul_(2)
+class OfSoftmaxes(Keras):
+    """``keras.losses.kl_divergence`` of ``keras.ops.softmax`` of both logits over the temperature."""
+
+    losses = False
+    divergences = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name += " of softmaxes"
+
+    def loss(self, case: Case) -> Callable[[Any, Any], Any]:
+        """Divergence of the rows, masked and reduced; with ``beta`` 1 of the exchanged arguments."""
+        options = case.logits
+        assert options is not None
+        if options.beta not in (0.0, 1.0):
+            raise UnsupportedError("Keras has no Jensen-Shannon divergence")
+        counts = torch.tensor(case.counts)
+
+        def loss(input: Any, target: Any) -> Any:
+            pair = (input, target) if options.beta == 0.0 else (target, input)
+            q, p = (keras.ops.softmax(torch.movedim(z / options.temperature, options.axis, -1)) for z in pair)
+            rows = torch.where(counts, keras.losses.kl_divergence(p, q), 0)
+            return rows if case.reduction == "none" else rows.sum() / case.divisor
+
+        return loss
 
 
 def _rows(array: Any, case: Case) -> Any:
@@ -96,5 +86,6 @@ def _rows(array: Any, case: Case) -> Any:
 
 
 def implementations() -> Iterator[Implementation]:
-    """The implementations of this file."""
+    """The function, of log-probabilities and of logits."""
     yield Keras()
+    yield OfSoftmaxes()

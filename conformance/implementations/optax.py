@@ -2,6 +2,9 @@
 
 Their only reduction is a sum over axes. ``"none"`` sums over no axis, ``"sum"`` over all axes. The means are
 ``jnp.mean`` of the elements or of the sums of the rows, as a user would write them.
+
+From logits, the adapter passes ``jax.nn.log_softmax`` and ``jax.nn.softmax`` to the first function, with its argument
+``where``. It divides the sum of the rows as the reduction says.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -61,6 +64,7 @@ class Optax(Implementation):
         return loss, dict(zip(case.gradients, gradients, strict=True))
 
     def _loss(self, case: Case, input: Any, target: Any) -> jax.Array:
+        """The function of probabilities, and the reduction around it."""
         if case.reduction == "sum":
             return self.function(input, target, axis=None)
         axes = tuple(range(1, jnp.ndim(input))) if case.reduction == "batchmean" else ()
@@ -68,7 +72,32 @@ class Optax(Implementation):
         return loss if case.reduction == "none" else jnp.mean(loss)
 
 
+class OfSoftmaxes(Optax):
+    """``optax.losses.kl_divergence`` of ``jax.nn.log_softmax`` and ``jax.nn.softmax``."""
+
+    losses = False
+    divergences = True
+
+    def __init__(self) -> None:
+        super().__init__("kl_divergence", log_target=False)
+        self.name += " of softmaxes"
+
+    def _loss(self, case: Case, input: Any, target: Any) -> jax.Array:
+        """Divergence of the rows, masked by the function, and reduced; with ``beta`` 1 of the exchanged arguments."""
+        options = case.logits
+        assert options is not None
+        if options.beta not in (0.0, 1.0):
+            raise UnsupportedError("Optax has no Jensen-Shannon divergence")
+        student, teacher = (input, target) if options.beta == 0.0 else (target, input)
+        log_predictions = jax.nn.log_softmax(student / options.temperature, options.axis)
+        targets = jax.nn.softmax(teacher / options.temperature, options.axis)
+        where = None if options.where is None else jnp.expand_dims(jnp.asarray(case.counts), options.axis)
+        rows = self.function(log_predictions, targets, axis=options.axis, where=where)
+        return rows if case.reduction == "none" else jnp.sum(rows) / case.divisor
+
+
 def implementations() -> Iterator[Implementation]:
-    """Both functions."""
+    """Both functions, and the first one of softmaxes."""
     yield Optax("kl_divergence", log_target=False)
     yield Optax("kl_divergence_with_log_targets", log_target=True)
+    yield OfSoftmaxes()

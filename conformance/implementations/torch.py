@@ -25,13 +25,21 @@ class TorchTensors(Taped):
 
     layouts = NO_NEGATIVE_STRIDES
 
-    def __init__(self, name: str, *, device: str, convention: str | None = None, compiled: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        library: str = "torch",
+        *,
+        device: str = "cpu",
+        convention: str | None = None,
+        compiled: bool = False,
+    ) -> None:
         name = name if device == "cpu" else f"{name} {device}"
-        super().__init__(name, "torch", convention=convention, device=device, compiled=compiled)
+        super().__init__(name, library, convention=convention, device=device, compiled=compiled)
 
     def version(self) -> str:
-        """Version of PyTorch, without its build tag."""
-        return str(torch.__version__).partition("+")[0]
+        """Version of PyTorch."""
+        return _version()
 
     def not_run(self) -> str | None:
         """Reason if there is no such device."""
@@ -76,7 +84,7 @@ class TorchTensors(Taped):
                 if "not implemented for" not in str(error) or case.group == "refused":
                     raise
                 loss = self._without_gradients(case, input, target)
-                raise UnsupportedError(f"PyTorch {self.version()}: {error}", loss) from None
+                raise UnsupportedError(f"PyTorch {_version()}: {error}", loss) from None
 
     def _without_gradients(self, case: Case, input: Any, target: Any) -> Any:
         """The loss, if PyTorch has a kernel for it."""
@@ -84,6 +92,15 @@ class TorchTensors(Taped):
             return self.loss(case)(input, target)
         except RuntimeError:
             return None
+
+
+class OfStudent(TorchTensors):
+    """Base of the adapters of losses with gradients by the student alone."""
+
+    def gradients(self, loss: Any, arrays: Sequence[Any], cotangent: Any, *, again: bool) -> Sequence[Any]:
+        """Gradients by autograd; ``None`` by the teacher."""
+        cotangent = torch.ones_like(loss) if cotangent is None else cotangent
+        return torch.autograd.grad(loss, arrays, cotangent, retain_graph=again, allow_unused=True)
 
 
 class TorchNN(TorchTensors):
@@ -95,6 +112,11 @@ class TorchNN(TorchTensors):
     def loss(self, case: Case) -> Callable[[Any, Any], torch.Tensor]:
         """PyTorch's own module."""
         return torch.nn.KLDivLoss(reduction=case.reduction, log_target=case.log_target)
+
+
+def _version() -> str:
+    """Version of PyTorch, without its build tag."""
+    return str(torch.__version__).partition("+")[0]
 
 
 def implementations() -> Iterator[Implementation]:

@@ -4,9 +4,21 @@ An entry explains a difference only where its condition holds, and only if the i
 entry states. In a full run every entry must explain something. There is a file for each library.
 """
 
-from conformance.ledger import formulas, kldiv_xp, mindspore, mlx, oneflow, optax, paddle, probabilities, pytorch
+from conformance.ledger import (
+    formulas,
+    from_logits,
+    keras,
+    kldiv_xp,
+    mindspore,
+    mlx,
+    oneflow,
+    optax,
+    paddle,
+    probabilities,
+    pytorch,
+    torchtune,
+)
 from conformance.ledger.entry import Deviation, Inexact, Mask, Promotion, Refusal
-from conformance.ledger.from_logits import INEXACT
 from conformance.ledger.kldiv_xp import promised_error
 from conformance.record import Implementation
 
@@ -25,10 +37,11 @@ __all__ = [
     "promised_error",
 ]
 
-_FILES = (formulas, kldiv_xp, pytorch, mindspore, mlx, oneflow, optax, paddle, probabilities)
+_FILES = (formulas, kldiv_xp, pytorch, mindspore, mlx, oneflow, optax, paddle, probabilities, torchtune)
 DEVIATIONS: tuple[Deviation, ...] = tuple(entry for file in _FILES for entry in file.DEVIATIONS)
 REFUSALS: tuple[Refusal, ...] = tuple(entry for file in _FILES for entry in file.REFUSALS)
-PROMOTIONS: tuple[Promotion, ...] = probabilities.PROMOTIONS
+PROMOTIONS: tuple[Promotion, ...] = (*probabilities.PROMOTIONS, *from_logits.PROMOTIONS, *torchtune.PROMOTIONS)
+INEXACT: tuple[Inexact, ...] = (*from_logits.INEXACT, *keras.INEXACT, *torchtune.INEXACT)
 ENTRIES: tuple[Deviation | Refusal | Promotion | Inexact, ...] = (
     *DEVIATIONS,
     *REFUSALS,

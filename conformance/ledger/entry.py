@@ -61,16 +61,15 @@ class Promotion:
 
 @dataclass(frozen=True)
 class Inexact:
-    """Elements of a divergence from logits for which one side is not exact: the reference, or the implementation."""
+    """Elements of a divergence from logits for which an implementation, which may be the reference, is not exact."""
 
     id: str
     who: Callable[[Implementation], bool]
-    """The implementations: those that are exact, or ``of_reference=False`` those that are not."""
+    """The implementations that are not exact."""
     where: Callable[[Divergences, str], Mask]
     """The elements of a quantity."""
     why: str
     evidence: str
-    of_reference: bool = True
     roundings: Callable[[Divergences, str], Floats] | None = None
     """Bound on the error beyond the tolerance; ``None`` for 0."""
     instead: Callable[[Divergences, str], Floats] | float | None = None
