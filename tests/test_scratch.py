@@ -30,10 +30,10 @@ def bytes_of(scratch: Scratch) -> int:
 
 def test_an_array_of_a_name_has_the_memory_of_the_last_one() -> None:
     scratch = Scratch(np.empty)
-    first, smaller = scratch("r", (4, 8)), scratch("r", (3, 5))
+    first, smaller = scratch("r", (4, 8), np.float64), scratch("r", (3, 5), np.float64)
     assert smaller.shape == (3, 5)
     assert np.shares_memory(first, smaller)
-    assert not np.shares_memory(first, scratch("x", (4, 8)))
+    assert not np.shares_memory(first, scratch("x", (4, 8), np.float64))
 
 
 def test_two_calls_at_once_have_their_own_memory() -> None:

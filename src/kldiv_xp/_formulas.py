@@ -72,24 +72,28 @@ def _without_edge(edge: Array, x: Array, y: Array, log_target: bool, xp: Namespa
     return xp.where(edge, 0.0, x), xp.where(edge, 0.0 if log_target else 1.0, y)
 
 
-def loss_off_edge(x: Array, y: Array, options: Options, xp: Namespace, *, in_place: bool = False) -> Array:
+def loss_off_edge(
+    x: Array, y: Array, options: Options, xp: Namespace, *, in_place: bool = False, spend_y: bool = False
+) -> Array:
     """Loss of each element by the formula; on the edge the result is NaN or 0.
 
-    ``in_place`` reuses the formula's temporaries, which saves time; for mutable arrays only.
+    ``in_place`` reuses the formula's temporaries, and ``spend_y`` also the target, which saves time; for mutable arrays
+    only.
     """
-    operators: tuple[Any, Any] = (isub, imul) if in_place else (sub, mul)
-    subtract, multiply = operators
+    subtract, multiply = _operators(in_place)
+    subtract_from_y, multiply_y = _operators(spend_y)
     if options.log_target:
-        return multiply(xp.exp(y), y - x)
+        return multiply(xp.exp(y), subtract_from_y(y, x))
     if options.convention == "torch":
-        return subtract(_y_log_y(y, xp), y * x)
+        # Users compare with the library's own xlogy, whose logarithm may round differently from its log.
+        xlogy = getattr(xp, "xlogy", None)
+        y_log_y = multiply(xp.log(y), y) if xlogy is None else xlogy(y, y)
+        return subtract(y_log_y, multiply_y(y, x))
     return multiply(subtract(xp.log(y), x), y)
 
 
-def _y_log_y(y: Array, xp: Namespace) -> Array:
-    # Users compare with the library's own xlogy, whose logarithm may round differently from its log.
-    native = getattr(xp, "xlogy", None)
-    return y * xp.log(y) if native is None else native(y, y)
+def _operators(in_place: bool) -> tuple[Any, Any]:
+    return (isub, imul) if in_place else (sub, mul)
 
 
 def derivative_off_edge(

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from kldiv_xp._arguments import check_where, is_number
 from kldiv_xp._formulas import derivative_by_log_target, derivative_off_edge, edge_of, loss_off_edge, without_masked
 from kldiv_xp._options import Options, Reduction
+from kldiv_xp.backends._scratch import Into, Scratch, SpareMemory
 from kldiv_xp.backends._standard import Array, Backend, DType
 
 
@@ -25,7 +26,9 @@ class InBlocks(Backend, ABC):
     ordinary: tuple[type, ...]
     """Types of arrays that mean nothing but their elements."""
     few: ClassVar[int]
-    """Largest number of elements that is evaluated at once, without blocks."""
+    """Largest number of elements that is evaluated at once, in new memory."""
+    spare_memory: SpareMemory
+    """For the temporaries of blocks."""
 
     @abstractmethod
     def is_ordinary(self, x: Array, y: Any) -> bool:
@@ -50,6 +53,10 @@ class InBlocks(Backend, ABC):
     @abstractmethod
     def number(self, value: float, dtype: DType) -> Array:
         """A number as a 0-d array."""
+
+    @abstractmethod
+    def fill(self, x: Array, mask: Array, value: float) -> None:
+        """Write a number where the mask is true."""
 
     @abstractmethod
     def block_size(self) -> int:
@@ -118,35 +125,59 @@ class InBlocks(Backend, ABC):
         where: Array = None,
     ) -> Array:
         """Derivatives by one of the arrays, times ``weight``: a number, or an array with one for each element."""
-        xp, of = self.native, (x, y)[argnum]
+        of = (x, y)[argnum]
         computing = self.computing_dtype(self.result_dtype(x, y))
 
-        def off_edge(x: Array, y: Array, weight: Array | float) -> Array:
-            if argnum and options.log_target:
-                derivative = derivative_by_log_target(x, y, xp.exp(y))
-                if math.isfinite(derivative.sum().item()):  # otherwise a weight applied first may prevent the overflow
-                    return derivative * weight
-            return derivative_off_edge(x, y, argnum, weight, options.log_target, xp)
+        def write(out: Array, x: Array, y: Array, where: Array, weight: Array | float = weight) -> None:
+            scratch = self.spare_memory.taken()
+            wide = out if out.dtype == computing else scratch("result", out.shape, computing)
+            self._write_gradient(wide, x, y, argnum, weight, on_edge, options, where)
+            if wide is not out:
+                out[...] = wide
+            self.spare_memory.give_back(scratch)
 
-        def gradient_of(x: Array, y: Array, where: Array, weight: Array | float = weight) -> Array:
-            y = self.cast(y, computing)
-            if where is not None:
-                x, y = without_masked(x, y, where, options, xp)
-            derivative = off_edge(x, y, weight)
-            # The derivative by the target needs the mask in any case: a library's own xlogy gives a finite loss there.
-            edge = edge_of(x, y, options, xp) if on_edge or argnum else None
-            derivative = derivative if edge is None else xp.where(edge, 0.0, derivative)
-            return derivative if where is None else xp.where(where, derivative, 0.0)
-
+        out = self.empty_like(of, of.dtype)
         if self.size_of(x) <= self.few:
-            return self.cast(gradient_of(x, y, where), of.dtype)
-
-        def write(out: Array, *arrays: Array) -> None:
-            out[...] = gradient_of(*arrays)
-
-        out, weights = self.empty_like(of, of.dtype), () if isinstance(weight, float) else (weight,)
-        self.each(write, self.blocks(out, x, y, self._spread(where, x), *weights))
+            write(out, x, y, where)
+        else:
+            weights = () if isinstance(weight, float) else (weight,)
+            self.each(write, self.blocks(out, x, y, self._spread(where, x), *weights))
         return out
+
+    def _write_gradient(
+        self,
+        out: Array,
+        x: Array,
+        y: Array,
+        argnum: int,
+        weight: Array | float,
+        on_edge: bool,
+        options: Options,
+        where: Array,
+    ) -> None:
+        """Write derivatives times ``weight``, computed in the dtype of ``out``."""
+        xp = self.native
+        y = self.cast(y, out.dtype)
+        if where is not None:
+            x, y = without_masked(x, y, where, options, xp)
+        if argnum == 0:
+            p = xp.exp(y, out=out) if options.log_target else y
+            xp.multiply(p, -weight, out=out)
+        else:
+            out[...] = self._derivative_by_target(x, y, weight, options)
+        # The derivative by the target needs the mask in any case: a library's own xlogy gives a finite loss there.
+        edge = edge_of(x, y, options, xp) if on_edge or argnum else None
+        if edge is not None:
+            self.fill(out, edge, 0.0)
+        if where is not None:
+            self.fill(out, ~where, 0.0)
+
+    def _derivative_by_target(self, x: Array, y: Array, weight: Array | float, options: Options) -> Array:
+        if options.log_target:
+            derivative = derivative_by_log_target(x, y, self.native.exp(y))
+            if math.isfinite(derivative.sum().item()):  # otherwise a weight applied first may prevent the overflow
+                return derivative * weight
+        return derivative_off_edge(x, y, 1, weight, options.log_target, self.native)
 
     def _spread(self, where: Array, x: Array) -> Array:
         """The mask in the shape of ``x``, without memory for it."""
@@ -180,15 +211,20 @@ class InBlocks(Backend, ABC):
         dtype = self.result_dtype(x, y)
         computing = self.computing_dtype(dtype)
         if self.size_of(x) <= self.few:
-            elements, _, on_edge = self._evaluated(x, self.cast(y, computing), where, False, options)
+            elements, _, on_edge = self._of_few(x, self.cast(y, computing), where, options)
             return self.cast(elements, dtype), on_edge
         on_edge = False
 
         def write(out: Array, x: Array, y: Array, where: Array) -> None:
             nonlocal on_edge
-            out[...], _, found = self._evaluated(x, self.cast(y, computing), where, on_edge, options)
+            scratch = self.spare_memory.taken()
+            wide = out if out.dtype == computing else scratch("result", out.shape, computing)
+            _, found = self._write_elements(wide, x, y, where, on_edge, options, scratch)
             if found:  # threads only ever set it
                 on_edge = True
+            if wide is not out:
+                out[...] = wide
+            self.spare_memory.give_back(scratch)
 
         out = self.empty_like(x, dtype)
         self.each(write, self.blocks(out, x, y, self._spread(where, x)))
@@ -201,42 +237,61 @@ class InBlocks(Backend, ABC):
         """
         float64 = self.native.float64
         if self.size_of(x) <= self.few:
-            return self._evaluated(x, self.cast(y, float64), where, False, options)[1:]
+            return self._of_few(x, self.cast(y, float64), where, options)[1:]
         on_edge = False
 
         def sum_of(x: Array, y: Array, where: Array) -> float:
             nonlocal on_edge
-            _, value, found = self._evaluated(x, self.cast(y, float64), where, on_edge, options)
+            scratch = self.spare_memory.taken()
+            out = scratch("result", x.shape, float64)
+            value, found = self._write_elements(out, x, y, where, on_edge, options, scratch)
             if found:  # threads only ever set it
                 on_edge = True
+            self.spare_memory.give_back(scratch)
             return value
 
         return sum(self.each(sum_of, self.blocks(x, y, self._spread(where, x)))), on_edge
 
-    def _evaluated(
-        self, x: Array, y: Array, where: Array, on_edge: bool, options: Options
-    ) -> tuple[Array, float, bool]:
+    def _of_few(self, x: Array, y: Array, where: Array, options: Options) -> tuple[Array, float, bool]:
         """Loss of each element, their sum, and whether some may be on the edge.
 
-        ``on_edge`` says whether an earlier block had such elements. On the edge the formula gives NaN or the right 0,
-        so a finite sum needs no mask.
+        On the edge the formula gives NaN or the right 0, so a finite sum needs no mask.
         """
         xp = self.native
         if where is not None:
             x, y = without_masked(x, y, where, options, xp)
+        elements = loss_off_edge(x, y, options, xp, in_place=True)
+        value, on_edge = elements.sum().item(), False
+        if not math.isfinite(value):
+            edge = edge_of(x, y, options, xp)
+            if edge is not None:
+                elements, on_edge = xp.where(edge, 0.0, elements), True
+                value = elements.sum().item()
+        return elements, value, on_edge
+
+    def _write_elements(
+        self, out: Array, x: Array, y: Array, where: Array, on_edge: bool, options: Options, scratch: Scratch
+    ) -> tuple[float, bool]:
+        """Write the loss of each element, computed in the dtype of ``out``; return what :meth:`_of_few` does.
+
+        ``on_edge`` says whether an earlier block had elements on the edge.
+        """
+        into = Into(self.native, out)
+        masked = None if where is None else ~where
+
+        def sum_without(mask: Array) -> float:
+            wide_x, wide_y = scratch.copy("x", x, out.dtype), scratch.copy("y", y, out.dtype)
+            if mask is not None:  # a pair that costs nothing
+                self.fill(wide_x, mask, 0.0)
+                self.fill(wide_y, mask, 0.0 if options.log_target else 1.0)
+            value: float = loss_off_edge(wide_x, wide_y, options, into, in_place=True, spend_y=True).sum().item()
+            return value
+
         if not on_edge:
-            elements = loss_off_edge(x, y, options, xp, in_place=True)
-            value = elements.sum().item()
+            value = sum_without(masked)
             if math.isfinite(value):
-                return elements, value, False
-        edge = edge_of(x, y, options, xp)
+                return value, False
+        edge = edge_of(x, y, options, self.native)
         if edge is None:
-            return elements, value, False
-        # Mask by arithmetic first: where() may take five times as long, and the logarithm of zero eight times.
-        off_edge = ~edge
-        elements = loss_off_edge(x, y * off_edge + edge, options, xp) * off_edge
-        value = elements.sum().item()
-        if not math.isfinite(value):  # infinity times zero is NaN
-            elements = xp.where(edge, 0.0, loss_off_edge(x, y, options, xp))
-            value = elements.sum().item()
-        return elements, value, True
+            return value, False
+        return sum_without(edge if masked is None else edge | masked), True

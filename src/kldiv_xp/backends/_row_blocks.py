@@ -15,7 +15,7 @@ from kldiv_xp._arguments import check_axis, check_where, is_number, shape_of_row
 from kldiv_xp._formulas_from_logits import IMPOSSIBLE, Softmaxes, divergence_terms, scores
 from kldiv_xp._options import LogitsOptions
 from kldiv_xp.backends._blocks import InBlocks
-from kldiv_xp.backends._scratch import Scratch, SpareMemory
+from kldiv_xp.backends._scratch import Scratch
 from kldiv_xp.backends._standard import Array
 
 CLOSE = 1e-4
@@ -24,9 +24,6 @@ CLOSE = 1e-4
 
 class InRowBlocks(InBlocks):
     """A library with arrays in memory, for divergences from logits too."""
-
-    spare_memory: SpareMemory
-    """For the temporaries, in float64."""
 
     @abstractmethod
     def row_max(self, x: Array) -> Array:
@@ -66,7 +63,7 @@ class InRowBlocks(InBlocks):
     ) -> "Exponentials":
         """Exponentials of a piece of rows whose largest logits are given, with the sums of the piece alone."""
         xp = self.native
-        of_x, of_y, r = (scratch(name, x.shape) for name in ("x", "y", "r"))
+        of_x, of_y, r = (scratch(name, x.shape, xp.float64) for name in ("x", "y", "r"))
         for out, logits, top in ((of_x, x, top_x), (of_y, y, top_y)):
             out[...] = logits
             out -= top
@@ -266,7 +263,7 @@ class _RowBlock:
         expected = expected / (self._sum_y if argnum else self._sum_x)
         for part in self._parts:
             exponentials, by_class = weighted(part)
-            derivative = self._scratch("products", by_class.shape)
+            derivative = self._scratch("products", by_class.shape, self._xp.float64)
             self._xp.subtract(by_class, expected, out=derivative)
             derivative *= exponentials
             derivative *= share
@@ -315,7 +312,7 @@ class _RowBlock:
             x, y = self._x[..., part], self._y[..., part]
             of = self._library.exponentials_of_piece(x, y, self._top_x, self._top_y, self._temperature, self._scratch)
         if self.guarded:  # r is NaN for a class that is impossible in both
-            of.r[~(of.r > -math.inf)] = IMPOSSIBLE
+            self._library.fill(of.r, ~(of.r > -math.inf), IMPOSSIBLE)
         return of
 
     def _scored(self, part: slice) -> _Scored:
@@ -328,8 +325,8 @@ class _RowBlock:
         """Terms without the masks of the formulas, and without the series, which float64 does not need."""
         xp, beta = self._xp, self._beta
         of_x, of_y, r, *_ = self._result(self._exponentials, part)
-        r = xp.subtract(r, self._log_ratio, out=self._scratch("shifted", r.shape))
-        by_p = xp.negative(r, out=self._scratch("by_p", r.shape))
+        r = xp.subtract(r, self._log_ratio, out=self._scratch("shifted", r.shape, self._xp.float64))
+        by_p = xp.negative(r, out=self._scratch("by_p", r.shape, self._xp.float64))
         xp.expm1(by_p, out=by_p)
         if beta == 0.0:
             by_p += r
@@ -340,9 +337,9 @@ class _RowBlock:
         xp.log1p(by_p, out=by_p)
         xp.negative(by_p, out=by_p)
         by_q = xp.subtract(by_p, r, out=r)
-        terms = xp.multiply(of_y, by_p, out=self._scratch("terms", r.shape))
+        terms = xp.multiply(of_y, by_p, out=self._scratch("terms", r.shape, self._xp.float64))
         terms *= beta / self._sum_y
-        of_q = xp.multiply(of_x, by_q, out=self._scratch("products", r.shape))
+        of_q = xp.multiply(of_x, by_q, out=self._scratch("products", r.shape, self._xp.float64))
         of_q *= (1.0 - beta) / self._sum_x
         terms += of_q
         return _Scored(terms, by_p, by_q)

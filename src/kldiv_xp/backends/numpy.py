@@ -13,7 +13,9 @@ from kldiv_xp.backends._row_blocks import InRowBlocks
 from kldiv_xp.backends._scratch import Scratch, SpareMemory
 from kldiv_xp.backends._standard import Array, DType
 
-FEW = 2**16
+FEW = 2**12
+"""Elements whose temporaries the allocator has at hand."""
+BLOCK = 2**16
 """Elements of a block. With fewer, threads wait for the interpreter; more do not fit into the cache."""
 MOST_THREADS = 4
 """More threads would wait for the interpreter and for memory. Each has 2 MiB of temporaries."""
@@ -96,6 +98,10 @@ class NumPy(InRowBlocks, OnNumPy):
         """A number as a NumPy scalar, like the result of a sum."""
         return dtype.type(value)
 
+    def fill(self, x: Array, mask: Array, value: float) -> None:
+        """Write a number where the mask is true."""
+        self.native.copyto(x, value, where=mask)
+
     def row_max(self, x: Array) -> Array:
         """Largest element of each row, with the axis kept."""
         return x.max(axis=-1, keepdims=True)
@@ -110,11 +116,11 @@ class NumPy(InRowBlocks, OnNumPy):
 
     def row_block_size(self) -> int:
         """Elements of a block of rows."""
-        return self.few
+        return BLOCK
 
     def block_size(self) -> int:
         """Elements of a block."""
-        return self.few
+        return BLOCK
 
     def each(self, function: Callable[..., Any], blocks: Iterable[tuple[Array, ...]]) -> list[Any]:
         """Results of the function for each block, in threads if there are enough blocks."""

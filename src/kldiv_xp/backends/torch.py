@@ -20,12 +20,12 @@ FEW = 2**12
 _WITHOUT_AUTOCAST = ("meta", "lazy", "vulkan")
 
 
-def _memory(size: int) -> Array:
-    """New float64 numbers on the CPU, which can be written to in any mode."""
+def _memory(size: int, dtype: DType) -> Array:
+    """New numbers on the CPU, which can be written to in any mode."""
     import torch
 
     with torch.inference_mode(False):
-        return torch.empty(size, dtype=torch.float64, device="cpu")
+        return torch.empty(size, dtype=dtype, device="cpu")
 
 
 class Torch(InRowBlocks):
@@ -208,7 +208,7 @@ class Torch(InRowBlocks):
             q, p, total = self._softmaxes_of_few(x, y, options.temperature, scratch, bool(wanted))
         else:
             q, p, r, *_, log_ratio = self.exponentials(x, y, options.temperature, scratch)
-            total = self.native.mul(p, r, out=scratch("products", r.shape)).sum() - log_ratio.sum()
+            total = self.row_dot(p, r, scratch).sum() - log_ratio.sum()
         value = total.item()
         gradients = []
         if wanted and value >= least:
@@ -235,7 +235,7 @@ class Torch(InRowBlocks):
 
     def _both(self, x: Array, y: Array, temperature: float, scratch: Scratch) -> tuple[Array, Array, Array]:
         """Both arrays over the temperature in one array, for operations on both at once, and each of them."""
-        both = scratch("both", (2, *x.shape))
+        both = scratch("both", (2, *x.shape), self.native.float64)
         of_x, of_y = both.unbind()
         of_x.copy_(x)
         of_y.copy_(y)
@@ -328,6 +328,10 @@ class Torch(InRowBlocks):
         # In float64 first, so that a number beyond the range of dtype becomes infinite.
         return self.native.scalar_tensor(value, dtype=self.native.float64, device="cpu").to(dtype)
 
+    def fill(self, x: Array, mask: Array, value: float) -> None:
+        """Write a number where the mask is true."""
+        x.masked_fill_(mask, value)
+
     def row_max(self, x: Array) -> Array:
         """Largest element of each row, with the axis kept."""
         return x.amax(-1, keepdim=True)
@@ -338,7 +342,7 @@ class Torch(InRowBlocks):
 
     def row_dot(self, x: Array, y: Array, scratch: Scratch) -> Array:
         """Sum of the products of each row, with the axis kept."""
-        return self.native.mul(x, y, out=scratch("products", x.shape)).sum(-1, keepdim=True)
+        return self.native.mul(x, y, out=scratch("products", x.shape, self.native.float64)).sum(-1, keepdim=True)
 
     def row_block_size(self) -> int:
         """Elements of a block of rows: more than of others, for there are more operations on each."""
@@ -351,7 +355,7 @@ class Torch(InRowBlocks):
         """
         torch = self.native
         both, of_x, of_y = self._both(x, y, temperature, scratch)
-        r = torch.sub(of_y, of_x, out=scratch("r", x.shape))
+        r = torch.sub(of_y, of_x, out=scratch("r", x.shape, torch.float64))
         top_x, top_y = both.amax(-1, keepdim=True).unbind()
         torch.softmax(both, -1, out=both)
         largest_x, largest_y = both.amax(-1, keepdim=True).unbind()
