@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from kldiv_xp._formulas import loss_derivative, loss_elements, without_masked
+from kldiv_xp._formulas import loss_derivative, without_masked
 from kldiv_xp._options import Options
+from kldiv_xp.backends._torch_in_few_passes import derivative_by_input, loss_elements
 
 
 class LossElements(torch.autograd.Function):
@@ -18,8 +19,7 @@ class LossElements(torch.autograd.Function):
     @staticmethod
     def forward(x: torch.Tensor, y: torch.Tensor, computing: torch.dtype, options: Options) -> torch.Tensor:
         """Loss of each element in the dtype ``computing``; the saved tensors keep their own dtypes."""
-        elements: torch.Tensor = loss_elements(x.to(computing), y.to(computing), options, torch)
-        return elements
+        return loss_elements(x.to(computing), y.to(computing), options)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:  # noqa: ARG004
@@ -149,9 +149,15 @@ def _derivatives(
     weights: tuple[torch.Tensor | None, ...],
 ) -> list[torch.Tensor | None]:
     x, y = (tensor.to(ctx.computing) for tensor in saved)
+
+    def derivative(argnum: int, weight: torch.Tensor) -> torch.Tensor:
+        # Tangents and cotangents of functorch, and those that autograd differentiates, need plain operations.
+        if argnum == 0 and type(weight) is torch.Tensor and not (torch.is_grad_enabled() or is_mapped(weight)):
+            return derivative_by_input(y, weight, ctx.options)
+        by_formula: torch.Tensor = loss_derivative(x, y, argnum, weight, ctx.options, torch)
+        return by_formula
+
     return [
-        None
-        if weights[argnum] is None or not needed[argnum]
-        else loss_derivative(x, y, argnum, weights[argnum], ctx.options, torch)
-        for argnum in (0, 1)
+        None if weight is None or not needs else derivative(argnum, weight)
+        for argnum, (needs, weight) in enumerate(zip(needed, weights[:2], strict=True))
     ]
