@@ -85,7 +85,7 @@ def test_it_is_the_gradient_that_jax_derives(reduction: Any, log_target: bool, c
         loss, closed = kl_div_value_and_grad(
             x, y, reduction, log_target, convention=convention, argnums=(0, 1), cotangent=weight
         )
-        np.testing.assert_array_equal(loss, value)
+        np.testing.assert_array_max_ulp(np.asarray(loss), np.asarray(value), 4)  # XLA fuses one of them
     assert_close_gradients(closed, derived, reduction, log_target, numbers(weight))
 
 

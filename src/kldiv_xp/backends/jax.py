@@ -54,8 +54,8 @@ class JAX(Backend):
         return x.devices() if x.committed else None
 
     def loss(self, input: Array, target: Array, options: Options, where: Array = None) -> Array:
-        """The loss of the caller's arrays; one jitted call for concrete arrays."""
-        if self._is_concrete(input, target, where):
+        """The loss of the caller's arrays in one jitted call, which autodiff splits into two."""
+        if self._can_jit(input, target, where):
             try:
                 return self._jitted(options)(input, target, where)
             except (TypeError, ValueError):
@@ -63,8 +63,8 @@ class JAX(Backend):
         return super().loss(input, target, options, where)
 
     def loss_from_logits(self, input: Array, target: Array, options: LogitsOptions, where: Array = None) -> Array:
-        """The divergence between the softmaxes of the caller's arrays; one jitted call for concrete arrays."""
-        if self._is_concrete(input, target, where):
+        """The divergence between the softmaxes of the caller's arrays; in one jitted call, as above."""
+        if self._can_jit(input, target, where):
             temperature = options.temperature
             try:
                 return self._jitted_from_logits(options._replace(temperature=1.0))(input, target, where, temperature)
@@ -72,15 +72,12 @@ class JAX(Backend):
                 pass
         return super().loss_from_logits(input, target, options, where)
 
-    def _is_concrete(self, x: Array, y: Array, where: Array) -> bool:
-        """Whether all are concrete arrays, on one device."""
-        kind = type(x)
-        return (
-            type(y) is kind
-            and (where is None or type(where) is kind)
-            and not issubclass(kind, self._tracer)
-            and not (x.committed and y.committed and x.devices() != y.devices())
-        )
+    def _can_jit(self, x: Array, y: Array, where: Array) -> bool:
+        """Whether all are arrays of JAX, on one device if they are concrete."""
+        if not all(z is None or isinstance(z, self._array) for z in (x, y, where)):
+            return False
+        places = [self.device_of(z) for z in (x, y)]
+        return None in places or places[0] == places[1]
 
     def elements(self, x: Array, y: Array, dtype: DType, options: Options) -> Array:
         """Loss of each element, with the derivative in closed form.
@@ -101,7 +98,8 @@ class JAX(Backend):
     def _jitted_for(self, options: Options) -> Callable[..., Array]:
         # Tracing checks the arguments, once for each combination of shapes and dtypes.
         loss = super().loss
-        compiled: Callable[..., Array] = sys.modules["jax"].jit(lambda x, y, where: loss(x, y, options, where))
+        jit = sys.modules["jax"].jit
+        compiled: Callable[..., Array] = jit(lambda x, y, where: loss(x, y, options, where), inline=True)
         return compiled
 
     def _jitted_from_logits_for(self, options: LogitsOptions) -> Callable[..., Array]:
@@ -110,7 +108,7 @@ class JAX(Backend):
         def of(x: Array, y: Array, where: Array, temperature: Array) -> Array:  # whose change needs no new program
             return loss(x, y, options._replace(temperature=temperature), where)
 
-        compiled: Callable[..., Array] = sys.modules["jax"].jit(of)
+        compiled: Callable[..., Array] = sys.modules["jax"].jit(of, inline=True)
         return compiled
 
 
