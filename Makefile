@@ -122,7 +122,7 @@ larger-than-memory: $(READY)  ## The loss of 4 GB in two processes with less tha
 	$(BIN)/python examples/larger_than_memory.py --engine cubed --rounds 1
 
 benchmarks: $(READY)  ## Measure the loss side by side with its peers, in less than 10 minutes: build/benchmarks
-	$(BIN)/python -m benchmarks
+	$(ON_VECTORS) $(BIN)/python -m benchmarks
 
 accuracy: $(READY)  ## Errors of the loss and of its peers against the exact value, in some 10 minutes: build/benchmarks
 	$(BIN)/python -m benchmarks accuracy

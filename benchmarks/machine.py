@@ -6,6 +6,8 @@ import subprocess
 from importlib.metadata import distributions
 from pathlib import Path
 
+from conformance.vectors import in_use
+
 PACKAGES = {"kldiv-xp", "array-api-compat", "numpy", "scipy", "torch", "jax", "jaxlib", "optax", "mlx"}
 PACKAGES |= {"cupy-cuda12x", "cupy-cuda13x"}
 
@@ -16,6 +18,7 @@ def describe() -> dict[str, str | int]:
     return {
         "CPU": _cpu(),
         "usable CPUs": usable_cpus(),
+        "vector instructions": ", ".join(in_use(os.environ)),
         "Python": platform.python_version(),
         "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown",
         **{package.name: package.version for package in distributions() if package.name in PACKAGES},

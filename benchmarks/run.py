@@ -74,7 +74,7 @@ def run(
     for number, (group, workload) in enumerate(steps):
         say(f"{number + 1} of {len(steps)}: {group.name}, {workload}")
         plan = Rounds(rounds or LEAST, rounds or MOST, partial(budget.more, number, budget.clock()))
-        results.measured.append(measure_workload(group, workload, plan, compiled=not quick))
+        results.measured.append(measure_workload(group, workload, plan, compiled=workload.usual and not quick))
     results.measured.sort(key=lambda m: (not m.workload.usual, m.workload.elements))
     return results
 

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{options.level}: did not run: {reason}")
         return NOT_RUN
     environment = os.environ | variables(options.level)
-    print(f"vectors: {', '.join(_in_use(environment))}", flush=True)
+    print(f"vectors: {', '.join(in_use(environment))}", flush=True)
     return subprocess.run(options.command, env=environment, check=False).returncode
 
 
@@ -91,7 +91,7 @@ print("PyTorch", torch.backends.cpu.get_cpu_capability())
 """
 
 
-def _in_use(environment: Mapping[str, str]) -> list[str]:
+def in_use(environment: Mapping[str, str]) -> list[str]:
     """Vector instructions that the libraries report; XLA reports none."""
     asked = subprocess.run([sys.executable, "-c", _ASK], env=environment, check=True, capture_output=True, text=True)
     return [*asked.stdout.splitlines(), f"XLA {environment.get('XLA_FLAGS') or 'as it finds'}"]

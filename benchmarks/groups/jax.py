@@ -16,8 +16,6 @@ from kldiv_xp import kl_div
 
 BUFFER = 16384
 """Elements of a buffer that stays in a cache."""
-MOST_EAGER_WITH_GRADIENT = 1 << 17
-"""Elements up to which gradients are taken eagerly; larger training steps are jitted in practice."""
 
 
 class JAX(Group):
@@ -32,9 +30,6 @@ class JAX(Group):
         self.name, self.jitted = name, jitted
         # XLA does not tell its threads: one for each CPU that the process may use.
         self.threads = self.device.device_kind if self.cuda else f"up to {usable_cpus()} threads"
-
-    def takes(self, workload: Workload) -> bool:
-        return self.jitted or not workload.gradient or workload.elements <= MOST_EAGER_WITH_GRADIENT
 
     @contextmanager
     def context(self, workload: Workload) -> Iterator[None]:

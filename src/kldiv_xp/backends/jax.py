@@ -177,9 +177,7 @@ def _without_masks(backend: JAX, x: Array, y: Array, options: LogitsOptions, bes
     p, q, r = softmaxes(x, y, difference, xp.log(sum_x), xp.log(sum_y), xp)
     if not beside_derivative and x.shape[axis] <= SHORT:
         p, q = of_y / sum_y, of_x / sum_x
-    impossible = (
-        xp.maximum(r, -0.5 * IMPOSSIBLE) + 0.5 * IMPOSSIBLE
-    )  # else 0, without a select
+    impossible = xp.maximum(r, -0.5 * IMPOSSIBLE) + 0.5 * IMPOSSIBLE  # else 0, without a select
     if beside_derivative:
         return backend.sum(p * r, axis) + backend.sum(q - p + impossible, axis)
     return backend.sum(p * r + (q - p + impossible), axis)
