@@ -15,18 +15,18 @@ from torch.utils._pytree import tree_leaves
 from kldiv_xp import kl_div
 
 SHAPE = (8, 1000)
-BEYOND = {("oneflow", False): (1, 0), ("limit", False): (6, 3), ("limit", True): (8, 7)}
+BEYOND = {("oneflow", False): (2, 1), ("limit", False): (7, 4), ("limit", True): (8, 7)}
 """Passes beyond those of PyTorch, forward, and forward and backward, by convention and ``log_target``: for masks."""
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-class Passes(TorchDispatchMode):
+class Passes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.count = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if not func.is_view:
             tensors = (z for z in tree_leaves((args, kwargs, out)) if isinstance(z, torch.Tensor))
@@ -34,10 +34,11 @@ class Passes(TorchDispatchMode):
         return out
 
 
-def passes(loss: Loss, *, backward: bool) -> int:
+def passes_of(loss: Loss, *, backward: bool) -> int:
     input, target = torch.empty((2, *SHAPE), device="meta").unbind()
     input.requires_grad_(backward)
-    with Passes() as passes:
+    passes = Passes()
+    with passes:
         value = loss(input, target)
         if backward:
             value.backward()  # type: ignore[no-untyped-call]
@@ -50,10 +51,10 @@ def passes(loss: Loss, *, backward: bool) -> int:
 def test_the_loss_takes_no_more_passes_than_that_of_pytorch_but_for_masks(
     convention: Any, log_target: bool, backward: bool
 ) -> None:
-    ours = passes(
+    ours = passes_of(
         lambda x, y: kl_div(x, y, "batchmean", log_target=log_target, convention=convention), backward=backward
     )
-    theirs = passes(
+    theirs = passes_of(
         lambda x, y: torch.nn.functional.kl_div(x, y, reduction="batchmean", log_target=log_target), backward=backward
     )
     assert theirs >= 9

@@ -110,14 +110,20 @@ class InRowBlocks(InBlocks):
             rows if options.reduction == "none" else ()
         )
 
+    def has_views_of_rows(self, x: Array, y: Array) -> bool:
+        """Whether ``x`` and ``y`` are plain arrays on one device, some rows of which can be computed at a time."""
+        return self.is_ordinary(x, y)
+
     def has_ordinary_rows(self, x: Array, y: Array, options: LogitsOptions, where: Array) -> bool:
         """Whether ``x`` and ``y`` are plain arrays in memory, with an axis of classes and a mask of their rows."""
-        if not self.is_ordinary(x, y) or self.size_of(x) == 0:
+        if not self.has_views_of_rows(x, y) or self.size_of(x) == 0:
             return False
         axis = check_axis(options.axis, tuple(x.shape))
         if where is None:
             return True
-        if not (type(where) in self.ordinary and where.dtype == self.native.bool):
+        if type(where) not in self.ordinary or where.dtype != self.native.bool:
+            return False
+        if self.device_of(where) != self.device_of(x):
             return False
         check_where(tuple(where.shape), shape_of_rows(tuple(x.shape), axis), "the shape of the rows")
         return True
@@ -168,15 +174,15 @@ class InRowBlocks(InBlocks):
                 for out in (rows, *outs):
                     out[~where] = 0.0
 
-        self.each(write, self._row_blocks(rows, x, y, where, weights, *outs))
+        self.each(write, self.row_blocks(self.row_block_size(), rows, x, y, where, weights, *outs))
         if options.reduction == "none":
             return self.cast(rows, dtype), gradients
         total = rows.sum().item()
         return self.number(total / count if count else math.nan, dtype), gradients
 
-    def _row_blocks(self, rows: Array, *arrays: Array) -> Iterator[tuple[Array, ...]]:
-        """Views of the arrays, some rows at a time, in the order of the input in memory."""
-        size, most = self.size_of(rows), max(1, self.row_block_size() // arrays[0].shape[-1])
+    def row_blocks(self, elements: int, rows: Array, *arrays: Array) -> Iterator[tuple[Array, ...]]:
+        """Views of the arrays, some rows of that many elements at a time, in the order of the input in memory."""
+        size, most = self.size_of(rows), max(1, elements // arrays[0].shape[-1])
         if size <= most:
             yield (rows, *arrays)
             return
@@ -186,7 +192,7 @@ class InRowBlocks(InBlocks):
         step = -(-length // -(-length // max(1, most * length // size)))  # of even length
         for start in range(0, length, step):
             part = (*(slice(None),) * axis, slice(start, start + step))
-            yield from self._row_blocks(*(None if array is None else array[part] for array in (rows, *arrays)))
+            yield from self.row_blocks(elements, *(None if z is None else z[part] for z in (rows, *arrays)))
 
 
 class Exponentials(NamedTuple):

@@ -97,7 +97,7 @@ class DivergenceInBlocks(torch.autograd.Function):
             gradients, ctx.gradients = ctx.gradients, ()
             gradients = _weighted(gradients, weight, options.axis)
             if not gradients:
-                weight = weight if options.reduction == "none" else weight.item()
+                weight = weight.item() if options.reduction != "none" and weight.is_cpu else weight
                 gradients = backend.divergence_in_blocks(x, y, options, where, wanted, weight)[1]
         of_argument = dict(zip(wanted, gradients, strict=True))
         return of_argument.get(0), of_argument.get(1), None, None, None
@@ -105,7 +105,7 @@ class DivergenceInBlocks(torch.autograd.Function):
 
 def _weighted(gradients: Sequence[torch.Tensor], weight: torch.Tensor, axis: int) -> Sequence[torch.Tensor]:
     """The gradients times ``weight``, or none if this would round 16 bits twice."""
-    if weight.ndim == 0 and weight.item() == 1.0:
+    if weight.ndim == 0 and weight.is_cpu and weight.item() == 1.0:  # waiting for a device would take longer
         return gradients
     if any(gradient.element_size() < 4 for gradient in gradients):
         return ()

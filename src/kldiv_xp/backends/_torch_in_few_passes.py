@@ -11,18 +11,18 @@ from kldiv_xp._options import Options
 
 
 def loss_elements(x: torch.Tensor, y: torch.Tensor, options: Options) -> torch.Tensor:
-    """Loss of each element. Not of ``log(y) - x``: the errors of a float32 logarithm have a bias."""
+    """Loss of each element."""
     convention = options.convention
+    if convention == "torch" and not options.log_target:
+        return torch.xlogy(y, y).sub_(y * x)
+    elements = torch.exp(y).mul_(y - x) if options.log_target else torch.log(y).sub_(x).mul_(y)
+    if convention == "limit":  # 0 on the edge, and NaN beside a NaN
+        edge = y == (-torch.inf if options.log_target else 0.0)
+        return torch.where(edge, torch.clamp(x, 0.0, 0.0), elements)
     if options.log_target:
-        elements = torch.exp(y).mul_(y - x)
-        return _without_edge(elements, x, y == -torch.inf) if convention == "limit" else elements
-    y_log_y = torch.xlogy(y, y)
-    if convention == "torch":
-        return y_log_y.sub_(y * x)
-    if convention == "limit":
-        return y_log_y.addcmul_(y, _without_edge(x, x, y == 0.0), value=-1.0)
+        return elements
     # The derivative of max(y, 0) masks in one pass: it is 0 where y <= 0, and keeps what is beside a NaN.
-    masked: torch.Tensor = torch.ops.aten.threshold_backward(y_log_y.addcmul_(y, x, value=-1.0), y, 0)
+    masked: torch.Tensor = torch.ops.aten.threshold_backward(elements, y, 0)
     return masked
 
 
@@ -35,8 +35,3 @@ def derivative_by_input(y: torch.Tensor, weight: torch.Tensor, options: Options)
     if options.convention == "oneflow":
         return torch.clamp(y, min=0.0).mul_(-weight)
     return y * -weight
-
-
-def _without_edge(of: torch.Tensor, x: torch.Tensor, edge: torch.Tensor) -> torch.Tensor:
-    """``of``, with 0 on the edge, or NaN where ``x`` is NaN."""
-    return torch.where(edge, torch.clamp(x, 0.0, 0.0), of)

@@ -184,6 +184,10 @@ class Torch(InRowBlocks):
         weight: Array | float = 1.0,
     ) -> tuple[Array, list[Array]]:
         """The divergence, and its gradients by the arguments in ``wanted``."""
+        if not x.is_cpu:
+            from kldiv_xp.backends._torch_on_device import divergence_on_device
+
+            return divergence_on_device(x, y, options, where, wanted, weight, self)
         few = x.numel() <= self.row_block_size()
         if few and where is None and options.beta == 0.0 and options.reduction != "none":
             at_once = self._divergence_at_once(x, y, options, wanted, weight)
@@ -276,13 +280,19 @@ class Torch(InRowBlocks):
 
         False if anything other than reverse-mode autograd records operations on them.
         """
+        return self._are_eager(x, y) and x.is_cpu and y.is_cpu
+
+    def has_views_of_rows(self, x: Array, y: Array) -> bool:
+        """Whether ``x`` and ``y`` are plain tensors on one device, some rows of which can be computed at a time."""
+        return self._are_eager(x, y) and x.device == y.device
+
+    def _are_eager(self, x: Array, y: Any) -> bool:
+        """Whether ``x`` and ``y`` are plain tensors of one shape, on which only reverse-mode autograd records."""
         strided = self.native.strided
         return (
             type(x) in self.ordinary
             and type(y) in self.ordinary
             and not self.is_watched()  # before the shapes, which are tensors in torch.jit.trace
-            and x.is_cpu
-            and y.is_cpu
             and x.dtype in self._dtypes
             and (y.dtype is x.dtype or y.dtype in self._dtypes)
             and x.layout is strided
@@ -388,6 +398,6 @@ class TracedTorch(Torch):
             isinstance(x, torch.Tensor) for x in (input, target, *(x for x in others if x is not None))
         )
 
-    def is_ordinary(self, x: Array, y: Any) -> bool:
+    def _are_eager(self, x: Array, y: Any) -> bool:
         """False."""
         return False

@@ -1,0 +1,93 @@
+"""Divergences from logits of tensors that are not on the CPU: some rows at a time.
+
+The function is called with tensors on the CPU here, which it computes in the same way; the device ``meta`` shows that
+calls reach it, and that it looks at no value.
+"""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from kldiv_xp import js_div_with_logits, kl_div_with_logits_value_and_grad
+from kldiv_xp._options import checked_from_logits
+from kldiv_xp.backends import _torch_on_device as on_device
+from kldiv_xp.backends import find
+from tests import exact_from_logits as exact
+
+BETAS = (0.0, 0.3, 1.0)
+
+
+@pytest.fixture(params=[7, 40, 1000])
+def rows_at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_device, "ROWS", request.param)
+
+
+def logits(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
+    x, y = torch.asarray(np.random.default_rng(0).standard_normal((2, *shape)))
+    return x, y
+
+
+def evaluated(
+    x: torch.Tensor, y: torch.Tensor, *options: Any, where: Any = None, weight: Any = 1.0
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    given = checked_from_logits(*options)
+    return on_device.divergence_on_device(x, y, given, where, (1, 0), weight, find(x, y))
+
+
+@pytest.mark.usefixtures("rows_at_once")
+@pytest.mark.parametrize("beta", BETAS)
+@pytest.mark.parametrize("axis", [-1, 1])
+def test_the_rows_and_their_gradients_are_exact(beta: float, axis: int) -> None:
+    x, y = logits(4, 5, 6)
+    weight = torch.linspace(-1.0, 1.0, 4 * (5 if axis == -1 else 6), dtype=torch.float64).reshape(4, -1)
+    rows, (by_y, by_x) = evaluated(x, y, beta, "none", 2.0, axis, weight=weight)
+    a, b = (z.movedim(axis, -1).numpy() for z in (x, y))
+    torch.testing.assert_close(rows, torch.asarray(exact.rows(a, b, beta, 2.0)))
+    for gradient, wanted in zip((by_x, by_y), exact.gradients(a, b, beta, 2.0), strict=True):
+        torch.testing.assert_close(gradient.movedim(axis, -1), torch.asarray(wanted) * weight[..., None])
+
+
+@pytest.mark.usefixtures("rows_at_once")
+@pytest.mark.parametrize(("reduction", "count"), [("sum", 1), ("mean", 6), ("batchmean", 3)])
+def test_rows_that_do_not_count_have_no_part(reduction: Any, count: int) -> None:
+    x, y = logits(3, 4, 6)
+    where = torch.arange(12).reshape(3, 4) % 2 == 0
+    a, b = x[where].numpy(), y[where].numpy()
+    x[~where], y[~where] = torch.nan, torch.inf
+    loss, (by_y, by_x) = evaluated(x, y, 0.0, reduction, 1.0, -1, where=where, weight=torch.tensor(3.0))
+    torch.testing.assert_close(loss, torch.asarray(exact.rows(a, b, 0.0, 1.0).sum() / count))
+    for gradient, wanted in zip((by_x, by_y), exact.gradients(a, b, 0.0, 1.0), strict=True):
+        torch.testing.assert_close(gradient[where], torch.asarray(wanted) * 3.0 / count)
+        assert not gradient[~where].any()
+
+
+@pytest.mark.parametrize("arguments", [1, 2])
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_tensors_on_another_device_go_through_it(
+    reduction: Any, arguments: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(on_device, "ROWS", 100)
+    x, y = (torch.empty(50, 10, device="meta", requires_grad=number < arguments) for number in range(2))
+    backend, sizes = find(x, y), []
+    softmaxes = type(backend).softmaxes
+
+    def watched(self: Any, x: torch.Tensor, *others: Any) -> Any:
+        sizes.append(x.numel())
+        return softmaxes(self, x, *others)
+
+    monkeypatch.setattr(type(backend), "softmaxes", watched)
+    loss = js_div_with_logits(x, y, 0.5, reduction, where=torch.empty(50, dtype=torch.bool, device="meta"))
+    loss.backward(torch.empty_like(loss))  # type: ignore[no-untyped-call]
+    assert x.grad is not None
+    assert x.grad.shape == x.shape
+    assert (y.grad is None) == (arguments == 1)
+    assert len(sizes) == 5 * arguments
+    assert set(sizes) == {100}
+
+
+def test_the_value_and_gradient_go_through_it() -> None:
+    x, y = torch.empty(2, 50, 10, dtype=torch.bfloat16, device="meta")
+    loss, gradient = kl_div_with_logits_value_and_grad(x, y)
+    assert (loss.dtype, gradient.dtype, gradient.shape) == (torch.bfloat16, torch.bfloat16, x.shape)
