@@ -11,6 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from kldiv_xp import kl_div, kl_div_value_and_grad
+from kldiv_xp.backends import find
+from kldiv_xp.backends._blocks import InBlocks
 from tests import exact
 from tests.backends import CONVENTIONS, REDUCTIONS, array, numbers
 
@@ -240,3 +242,33 @@ class TestWarnings:
             with pytest.raises(ValueError, match="shape"):
                 kl_div(np.zeros(2), np.zeros(3))
             assert np.geterr() == set_by_the_caller
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_numbers_are_rounded_to_float16_as_numpy_rounds_them(dtype: Any) -> None:
+    halves = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float64)
+    halves = np.unique(halves[np.isfinite(halves)])
+    between, special = (halves[:-1] + halves[1:]) / 2, [-0.0, 65520.0, 1e9, np.inf, np.nan]
+    numbers = np.concatenate([halves, between, special]).astype(dtype)
+    numbers = np.concatenate([numbers, *(np.nextafter(numbers, dtype(end)) for end in (np.inf, -np.inf))])
+    out = np.empty(numbers.shape, np.float16)
+    with np.errstate(all="ignore"):
+        in_blocks(numbers).store(numbers, out)
+        wanted = numbers.astype(np.float16)
+    known = ~np.isnan(numbers)
+    np.testing.assert_array_equal(out.view(np.uint16)[known], wanted.view(np.uint16)[known])
+    assert np.isnan(out[~known]).all()
+
+
+def test_the_gradient_in_float16_is_rounded_once() -> None:
+    rng = np.random.default_rng(0)
+    p, q = rng.dirichlet(np.ones(50), (2, 200)).astype(np.float16)
+    x, y = np.log(np.maximum(p, np.float16(1e-4))), q
+    _, gradient = kl_div_value_and_grad(x, y, "mean")
+    np.testing.assert_array_equal(gradient, (y.astype(np.float32) * np.float32(-1 / x.size)).astype(np.float16))
+
+
+def in_blocks(x: Any) -> InBlocks:
+    backend = find(x, x)
+    assert isinstance(backend, InBlocks)
+    return backend

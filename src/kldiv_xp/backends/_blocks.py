@@ -58,6 +58,10 @@ class InBlocks(Backend, ABC):
     def fill(self, x: Array, mask: Array, value: float) -> None:
         """Write a number where the mask is true."""
 
+    def store(self, x: Array, out: Array) -> None:
+        """Write ``x`` into an array of another dtype."""
+        out[...] = x
+
     @abstractmethod
     def block_size(self) -> int:
         """Elements of a block."""
@@ -133,7 +137,7 @@ class InBlocks(Backend, ABC):
             wide = out if out.dtype == computing else scratch("result", out.shape, computing)
             self._write_gradient(wide, x, y, argnum, weight, on_edge, options, where)
             if wide is not out:
-                out[...] = wide
+                self.store(wide, out)
             self.spare_memory.give_back(scratch)
 
         out = self.empty_like(of, of.dtype)
@@ -223,7 +227,7 @@ class InBlocks(Backend, ABC):
             if found:  # threads only ever set it
                 on_edge = True
             if wide is not out:
-                out[...] = wide
+                self.store(wide, out)
             self.spare_memory.give_back(scratch)
 
         out = self.empty_like(x, dtype)

@@ -56,7 +56,7 @@ class InRowBlocks(InBlocks):
         q -= p
         if of_q is of_p:
             q *= of_q
-        out[...] = q
+        self.store(q, out)
 
     def exponentials_of_piece(
         self, x: Array, y: Array, top_x: Array, top_y: Array, temperature: float, scratch: Scratch
@@ -273,7 +273,7 @@ class _RowBlock:
             self._xp.subtract(by_class, expected, out=derivative)
             derivative *= exponentials
             derivative *= share
-            out[..., part] = derivative
+            self._library.store(derivative, out[..., part])
 
     def _sum_of_terms(self, way: Callable[["_RowBlock", slice], _Scored]) -> Array:
         """The divergences, whose terms do not cancel, computed in one of two ways."""

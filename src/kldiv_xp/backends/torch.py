@@ -257,8 +257,10 @@ class Torch(InRowBlocks):
         The formula is linear in the input, so autograd derives the closed form, and keeps only the probabilities.
         """
         torch, dtype = self.native, x.dtype
-        if dtype is not y.dtype or not (dtype is torch.float32 or dtype is torch.float64):
+        if dtype is not y.dtype:
             return None
+        if not (dtype is torch.float32 or dtype is torch.float64):
+            dtype, x, y = self.result_dtype(x, y), x.to(torch.float32), y.to(torch.float32)
         elements = loss_off_edge(x, y, options, torch, in_place=True)
         total = elements.sum()
         value = total.item()
@@ -272,8 +274,8 @@ class Torch(InRowBlocks):
             return None
         count = self.counted(x, options.reduction)
         if recorded:
-            return total / count if count > 1 else total
-        return total.fill_(value / count)
+            return self.cast(total / count if count > 1 else total, dtype)
+        return self.cast(total.fill_(value / count), dtype)
 
     def is_ordinary(self, x: Array, y: Any) -> bool:
         """Whether ``x`` and ``y`` are plain CPU tensors of one shape.
