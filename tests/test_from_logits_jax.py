@@ -168,3 +168,12 @@ def test_float32_is_more_accurate_than_the_definition_near_convergence(noise: fl
     loss = JSDivWithLogitsLoss(beta, temperature=1.5)
     mine, defined = float(loss(x, y)), float(composition(loss, x, y))
     assert abs(mine / wanted - 1) <= max(2 * abs(defined / wanted - 1), 1e-6)
+
+
+@pytest.mark.parametrize("likely", [12.0, 20.0])
+def test_second_derivatives_are_exact_for_a_class_that_the_student_finds_improbable(likely: float) -> None:
+    x, y = jnp.asarray([0.0, 0.5, likely]), jnp.asarray([likely, 0.3, 0.0])
+    found = jax.hessian(lambda x: kl_div_with_logits(x, y))(x)
+    q = np.exp(np.asarray(x, np.float64))
+    q /= q.sum()
+    np.testing.assert_allclose(found[:2, :2], (np.diag(q) - np.outer(q, q))[:2, :2], rtol=2e-5)

@@ -9,7 +9,12 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 from torch.export import Dim, export
 
-from kldiv_xp import js_div_with_logits, js_div_with_logits_value_and_grad, kl_div_with_logits
+from kldiv_xp import (
+    js_div_with_logits,
+    js_div_with_logits_value_and_grad,
+    kl_div_with_logits,
+    kl_div_with_logits_value_and_grad,
+)
 from kldiv_xp.torch import JSDivWithLogitsLoss, KLDivWithLogitsLoss
 from tests import exact_from_logits as exact
 from tests.backends import REDUCTIONS, numbers
@@ -245,3 +250,21 @@ def test_value_and_grad_of_tensors_that_require_gradients_can_be_differentiated(
     (by_x,) = torch.autograd.grad(loss, x, create_graph=True)
     torch.testing.assert_close(by_x, gradient)
     torch.testing.assert_close(*(torch.autograd.grad((g**2).sum(), x, retain_graph=True) for g in (by_x, gradient)))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_gradient_is_in_the_memory_order_of_its_argument(axis: int) -> None:
+    x, y = torch.randn(2, 3, 4, 5)
+    gradient = kl_div_with_logits_value_and_grad(x, y, axis=axis)[1]
+    assert gradient.stride() == x.stride()
+
+
+@pytest.mark.parametrize(("likely", "dtype"), [(12.0, torch.float32), (20.0, torch.float32), (40.0, torch.float64)])
+def test_second_derivatives_are_exact_for_a_class_that_the_student_finds_improbable(
+    likely: float, dtype: torch.dtype
+) -> None:
+    x, y = torch.tensor([0.0, 0.5, likely], dtype=dtype), torch.tensor([likely, 0.3, 0.0], dtype=dtype)
+    found = torch.autograd.functional.hessian(lambda x: kl_div_with_logits(x, y), x)  # type: ignore[no-untyped-call]
+    q = torch.softmax(x.double(), 0)
+    wanted = torch.diag(q) - q.outer(q)
+    torch.testing.assert_close(found[:2, :2].double(), wanted[:2, :2], rtol=2e-5, atol=0.0)

@@ -63,31 +63,48 @@ def test_rows_that_do_not_count_have_no_part(reduction: Any, count: int) -> None
         assert not gradient[~where].any()
 
 
-@pytest.mark.parametrize("arguments", [1, 2])
-@pytest.mark.parametrize("reduction", ["none", "mean"])
-def test_tensors_on_another_device_go_through_it(
-    reduction: Any, arguments: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Elements of each softmax, in rows of 100 elements at once."""
     monkeypatch.setattr(on_device, "ROWS", 100)
-    x, y = (torch.empty(50, 10, device="meta", requires_grad=number < arguments) for number in range(2))
-    backend, sizes = find(x, y), []
-    softmaxes = type(backend).softmaxes
+    backend, found = type(find(torch.ones(1), torch.ones(1))), []
+    softmaxes = backend.softmaxes
 
     def watched(self: Any, x: torch.Tensor, *others: Any) -> Any:
-        sizes.append(x.numel())
+        found.append(x.numel())
         return softmaxes(self, x, *others)
 
-    monkeypatch.setattr(type(backend), "softmaxes", watched)
+    monkeypatch.setattr(backend, "softmaxes", watched)
+    return found
+
+
+@pytest.mark.parametrize("arguments", [1, 2])
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tensors_on_another_device_go_through_it(
+    reduction: Any, arguments: int, dtype: torch.dtype, sizes: list[int]
+) -> None:
+    x, y = (torch.empty(50, 10, device="meta", dtype=dtype).requires_grad_(n < arguments) for n in range(2))
     loss = js_div_with_logits(x, y, 0.5, reduction, where=torch.empty(50, dtype=torch.bool, device="meta"))
     loss.backward(torch.empty_like(loss))  # type: ignore[no-untyped-call]
     assert x.grad is not None
     assert x.grad.shape == x.shape
     assert (y.grad is None) == (arguments == 1)
-    assert len(sizes) == 5 * arguments
+    assert len(sizes) == (5 if arguments == 1 and dtype is torch.float32 else 10)
     assert set(sizes) == {100}
 
 
-def test_the_value_and_gradient_go_through_it() -> None:
+@pytest.mark.parametrize("reduction", ["none", "sum"])
+def test_the_value_and_gradient_go_through_it(reduction: Any, sizes: list[int]) -> None:
     x, y = torch.empty(2, 50, 10, dtype=torch.bfloat16, device="meta")
-    loss, gradient = kl_div_with_logits_value_and_grad(x, y)
+    cotangent = torch.empty(50 if reduction == "none" else (), device="meta")
+    loss, gradient = kl_div_with_logits_value_and_grad(x, y, reduction, cotangent=cotangent)
     assert (loss.dtype, gradient.dtype, gradient.shape) == (torch.bfloat16, torch.bfloat16, x.shape)
+    assert sizes == [100] * 5
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum"])
+def test_a_cotangent_on_another_device_is_refused(reduction: Any) -> None:
+    x, y = torch.empty(2, 5, 3, device="meta")
+    with pytest.raises(ValueError, match="must be on one device"):
+        kl_div_with_logits_value_and_grad(x, y, reduction, cotangent=torch.ones(5 if reduction == "none" else ()))

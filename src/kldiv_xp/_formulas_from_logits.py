@@ -59,18 +59,19 @@ def divergence_terms(of: Softmaxes, beta: float, xp: Namespace) -> Array:
 
 def scores(of: Softmaxes, beta: float, xp: Namespace) -> tuple[Array, Array]:
     """``log(p / m)`` and ``log(q / m)``, with the mixture ``m = beta p + (1 - beta) q``."""
-    r = _bounded(of.r, xp)
+    r = xp.where(of.r > FAR, FAR, xp.where(of.r < -FAR, -FAR, of.r))
     by_p = -xp.log1p((1.0 - beta) * xp.expm1(-r))
     return by_p, by_p - r
 
 
 def difference(of: Softmaxes, xp: Namespace) -> Array:
-    """``q - p``, the derivative of ``KL(p || q)`` by the student's logits, without a difference of close numbers."""
-    return (of.p + of.q) * xp.tanh(-0.5 * _bounded(of.r, xp))
+    """``q - p``, the derivative of ``KL(p || q)`` by the student's logits, without a difference of close numbers.
 
-
-def _bounded(r: Array, xp: Namespace) -> Array:
-    return xp.where(r > FAR, FAR, xp.where(r < -FAR, -FAR, r))
+    Not by the hyperbolic tangent alone: where it is near 1, autodiff computes its derivative as ``1 - tanh(r)**2``.
+    """
+    p, q, r = of
+    near = xp.abs(r) < 1.0
+    return xp.where(near, (p + q) * xp.tanh(-0.5 * xp.where(near, r, 0.0)), q - p)
 
 
 def _excess(r: Array) -> Array:

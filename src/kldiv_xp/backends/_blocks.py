@@ -26,7 +26,7 @@ class InBlocks(Backend, ABC):
     ordinary: tuple[type, ...]
     """Types of arrays that mean nothing but their elements."""
     few: ClassVar[int]
-    """Largest number of elements that is evaluated at once, in new memory."""
+    """Largest number of elements that is evaluated at once, mostly in new memory."""
     spare_memory: SpareMemory
     """For the temporaries of blocks."""
 
@@ -188,20 +188,26 @@ class InBlocks(Backend, ABC):
         return None if where is None else self.native.broadcast_to(where, x.shape)
 
     def blocks(self, *arrays: Array) -> Iterator[tuple[Array, ...]]:
-        """Views of the arrays, block by block, in the memory order of the first array."""
+        """Views of the arrays, block by block, with the axes in the memory order of the first array."""
+        strides = self.strides_of(arrays[0])
+        order = sorted(range(len(strides)), key=lambda axis: -abs(strides[axis]))
+        if order != [*range(len(order))]:
+            arrays = tuple(None if z is None else self.native.moveaxis(z, order, [*range(len(order))]) for z in arrays)
+        yield from self._ordered_blocks(*arrays)
+
+    def _ordered_blocks(self, *arrays: Array) -> Iterator[tuple[Array, ...]]:
         first, block_size = arrays[0], self.block_size()
         size = self.size_of(first)
         if size <= block_size:
             yield arrays
             return
-        strides = self.strides_of(first)
-        axis = max((i for i, n in enumerate(first.shape) if n > 1), key=lambda i: abs(strides[i]))
+        axis = next(i for i, n in enumerate(first.shape) if n > 1)
         length = first.shape[axis]
         most = max(1, block_size * length // size)
         step = -(-length // -(-length // most))  # of even length
         for start in range(0, length, step):
             part = (*(slice(None),) * axis, slice(start, start + step))
-            yield from self.blocks(*(None if array is None else array[part] for array in arrays))
+            yield from self._ordered_blocks(*(None if array is None else array[part] for array in arrays))
 
     def _can_differentiate(self, x: Array, y: Array, reduction: Reduction, cotangent: Any) -> bool:
         if not self.is_ordinary(x, y):
@@ -276,7 +282,7 @@ class InBlocks(Backend, ABC):
     def _write_elements(
         self, out: Array, x: Array, y: Array, where: Array, on_edge: bool, options: Options, scratch: Scratch
     ) -> tuple[float, bool]:
-        """Write the loss of each element, computed in the dtype of ``out``; return what :meth:`_of_few` does.
+        """Write the loss of each element, computed in the dtype of ``out``; return their sum, and what is on the edge.
 
         ``on_edge`` says whether an earlier block had elements on the edge.
         """

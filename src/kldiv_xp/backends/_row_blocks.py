@@ -48,16 +48,6 @@ class InRowBlocks(InBlocks):
             x, y, self.cast(self.row_max(x), float64), self.cast(self.row_max(y), float64), temperature, scratch
         )
 
-    def write_difference(self, q: Array, p: Array, of_q: Array, of_p: Array, out: Array) -> None:
-        """Write ``q`` times ``of_q`` less ``p`` times ``of_p``, which are numbers for each row; overwrite q and p."""
-        if of_q is not of_p:
-            q *= of_q
-            p *= of_p
-        q -= p
-        if of_q is of_p:
-            q *= of_q
-        self.store(q, out)
-
     def exponentials_of_piece(
         self, x: Array, y: Array, top_x: Array, top_y: Array, temperature: float, scratch: Scratch
     ) -> "Exponentials":
@@ -97,17 +87,24 @@ class InRowBlocks(InBlocks):
         arrays = (input, target) if is_number(cotangent) else (input, target, cotangent)
         if self.needs_grad(*arrays):
             return super().value_and_grad_from_logits(input, target, options, wanted, cotangent, where)
-        weight = 1.0 if cotangent is None else float(cotangent) if options.reduction != "none" else cotangent
+        weight = 1.0 if cotangent is None else cotangent if options.reduction == "none" else self.as_weight(cotangent)
         with self.quiet():
             return self.divergence_in_blocks(input, target, options, where, wanted, weight)
+
+    def as_weight(self, cotangent: Array | float) -> Array | float:
+        """The upstream gradient of a reduced loss, which is looked at only if this does not wait for a device."""
+        return float(cotangent)
 
     def _is_weight(self, cotangent: Any, x: Array, options: LogitsOptions) -> bool:
         """Whether the upstream gradient is a number, or a plain array, of the shape of the loss."""
         if is_number(cotangent):
             return options.reduction != "none"
         rows = shape_of_rows(tuple(x.shape), check_axis(options.axis, tuple(x.shape)))
-        return self.is_ordinary(cotangent, cotangent) and tuple(cotangent.shape) == (
-            rows if options.reduction == "none" else ()
+        shape = rows if options.reduction == "none" else ()
+        return (
+            self.has_views_of_rows(cotangent, cotangent)
+            and tuple(cotangent.shape) == shape
+            and self.device_of(cotangent) == self.device_of(x)
         )
 
     def has_views_of_rows(self, x: Array, y: Array) -> bool:
@@ -257,7 +254,15 @@ class _RowBlock:
         weight_y = weight_x if self._sum_y is self._sum_x else weight / self._sum_y
         if self._beta == 0.0 and argnum == 0:
             for part, of in self._each(self._exponentials):
-                self._library.write_difference(of.of_x, of.of_y, weight_x, weight_y, out[..., part])
+                q, p = of.of_x, of.of_y
+                if weight_x is weight_y:
+                    q -= p
+                    q *= weight_x
+                else:
+                    q *= weight_x
+                    p *= weight_y
+                    q -= p
+                self._library.store(q, out[..., part])
             return
         share = weight_y * (self._beta or 1.0) if argnum else weight_x * (1.0 - self._beta)
 

@@ -10,7 +10,7 @@ import torch
 
 from kldiv_xp._formulas import loss_derivative, without_masked
 from kldiv_xp._options import Options
-from kldiv_xp.backends._torch_in_few_passes import derivative_by_input, loss_elements
+from kldiv_xp.backends._torch_in_few_passes import derivative_in_few_passes, loss_in_few_passes
 
 
 class LossElements(torch.autograd.Function):
@@ -19,7 +19,7 @@ class LossElements(torch.autograd.Function):
     @staticmethod
     def forward(x: torch.Tensor, y: torch.Tensor, computing: torch.dtype, options: Options) -> torch.Tensor:
         """Loss of each element in the dtype ``computing``; the saved tensors keep their own dtypes."""
-        return loss_elements(x.to(computing), y.to(computing), options)
+        return loss_in_few_passes(x.to(computing), y.to(computing), options)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:  # noqa: ARG004
@@ -153,7 +153,7 @@ def _derivatives(
     def derivative(argnum: int, weight: torch.Tensor) -> torch.Tensor:
         # Tangents and cotangents of functorch, and those that autograd differentiates, need plain operations.
         if argnum == 0 and type(weight) is torch.Tensor and not (torch.is_grad_enabled() or is_mapped(weight)):
-            return derivative_by_input(y, weight, ctx.options)
+            return derivative_in_few_passes(y, weight, ctx.options)
         by_formula: torch.Tensor = loss_derivative(x, y, argnum, weight, ctx.options, torch)
         return by_formula
 

@@ -9,8 +9,14 @@ import torch
 
 from kldiv_xp._options import Options
 
+ONE_PASS = ("cpu", "cuda", "meta")
+"""Devices on which the derivative of ``max(y, 0)`` masks in one pass: 0 where ``y <= 0``, and not where ``y`` is NaN.
 
-def loss_elements(x: torch.Tensor, y: torch.Tensor, options: Options) -> torch.Tensor:
+Apple's GPUs mask where ``y`` is NaN, too.
+"""
+
+
+def loss_in_few_passes(x: torch.Tensor, y: torch.Tensor, options: Options) -> torch.Tensor:
     """Loss of each element."""
     convention = options.convention
     if convention == "torch" and not options.log_target:
@@ -21,14 +27,15 @@ def loss_elements(x: torch.Tensor, y: torch.Tensor, options: Options) -> torch.T
         return torch.where(edge, torch.clamp(x, 0.0, 0.0), elements)
     if options.log_target:
         return elements
-    # The derivative of max(y, 0) masks in one pass: it is 0 where y <= 0, and keeps what is beside a NaN.
+    if y.device.type not in ONE_PASS:
+        return elements.masked_fill_(y <= 0.0, 0.0)
     masked: torch.Tensor = torch.ops.aten.threshold_backward(elements, y, 0)
     return masked
 
 
-def derivative_by_input(y: torch.Tensor, weight: torch.Tensor, options: Options) -> torch.Tensor:
+def derivative_in_few_passes(y: torch.Tensor, weight: torch.Tensor, options: Options) -> torch.Tensor:
     """Derivative of each element's loss by the input, times ``weight``; autograd cannot differentiate it."""
-    if weight.ndim and not any(weight.stride()):  # a number, expanded
+    if weight.ndim and weight.numel() and not any(weight.stride()):  # a number, expanded
         weight = weight[(0,) * weight.ndim]
     if options.log_target:
         return torch.exp(y).mul_(-weight)

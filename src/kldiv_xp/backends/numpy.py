@@ -20,7 +20,7 @@ BLOCK = 2**16
 NORMAL_IN_FLOAT16 = 2.0**-14
 """The smallest number of float16 that is not subnormal."""
 MOST_THREADS = 4
-"""More threads would wait for the interpreter and for memory. Each has 2 MiB of temporaries."""
+"""More threads would wait for the interpreter and for memory. Each has some MiB of temporaries."""
 
 
 class NumPy(InRowBlocks, OnNumPy):

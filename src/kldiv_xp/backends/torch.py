@@ -1,6 +1,6 @@
-"""PyTorch: tensors on the CPU are evaluated in blocks, others by the plain formulas.
+"""PyTorch: tensors on the CPU are evaluated in blocks, others by plain operations, from logits some rows at a time.
 
-The derivative of both is in closed form.
+The derivative is in closed form.
 """
 
 import math
@@ -99,9 +99,9 @@ class Torch(InRowBlocks):
         if torch.compiler.is_compiling() or torch._C._is_tracing() or type(x) not in self.ordinary:
             return guarded_loss_elements(x.to(dtype), y.to(dtype), options, self.xp)
         if not (self.is_watched() or self.needs_grad(x, y)):
-            from kldiv_xp.backends._torch_in_few_passes import loss_elements
+            from kldiv_xp.backends._torch_in_few_passes import loss_in_few_passes
 
-            return loss_elements(x.to(dtype), y.to(dtype), options)
+            return loss_in_few_passes(x.to(dtype), y.to(dtype), options)
         from kldiv_xp.backends._torch_autograd import LossElements
 
         return LossElements.apply(x, y, dtype, options)  # type: ignore[no-untyped-call]
@@ -202,7 +202,7 @@ class Torch(InRowBlocks):
         axis, student = options.axis, int(options.exchanged)
         if any(argnum != student for argnum in wanted):
             return None
-        kinds = (x.dtype, y.dtype)
+        of, dtype = (x, y)[student], self.result_dtype(x, y)
         count = self.counted(x.select(axis, 0), options.reduction)
         least = CLOSE * (x.numel() // x.shape[axis])
         if student:
@@ -220,11 +220,12 @@ class Torch(InRowBlocks):
         if wanted and value >= least:
             q -= p
             q *= weight / (count * options.temperature)
-            gradients.append(q.movedim(-1, axis).to(kinds[student], copy=True))
+            gradients.append(self.empty_like(of, of.dtype))
+            gradients[0].movedim(axis, -1).copy_(q)
         self.spare_memory.give_back(scratch)
         if not value >= least:  # the terms cancel, or a class is impossible
             return None
-        return self.number(value / count, self.result_dtype(x, y)), gradients
+        return self.number(value / count, dtype), gradients
 
     def _softmaxes_of_few(
         self, x: Array, y: Array, temperature: float, scratch: Scratch, wanted: bool
@@ -283,6 +284,10 @@ class Torch(InRowBlocks):
         False if anything other than reverse-mode autograd records operations on them.
         """
         return self._are_eager(x, y) and x.is_cpu and y.is_cpu
+
+    def as_weight(self, cotangent: Array | float) -> Array | float:
+        """The upstream gradient of a reduced loss, which is looked at only if this does not wait for a device."""
+        return cotangent if getattr(cotangent, "is_cpu", True) is False else float(cotangent)
 
     def has_views_of_rows(self, x: Array, y: Array) -> bool:
         """Whether ``x`` and ``y`` are plain tensors on one device, some rows of which can be computed at a time."""
