@@ -143,12 +143,20 @@ def _summed_in_float16(function: Mutation) -> Mutation:
     )
 
 
-def _block_summed_in_float16(function: Mutation) -> Mutation:
-    def evaluated(*args: Any) -> Any:
+def _few_summed_in_float16(function: Mutation) -> Mutation:
+    def of_few(*args: Any) -> Any:
         elements, _, on_edge = function(*args)
         return elements, elements.sum(dtype=np.float16).item(), on_edge
 
-    return evaluated
+    return of_few
+
+
+def _block_summed_in_float16(function: Mutation) -> Mutation:
+    def write_elements(self: Any, out: Any, *args: Any) -> Any:
+        _, on_edge = function(self, out, *args)
+        return out.sum(dtype=np.float16).item(), on_edge
+
+    return write_elements
 
 
 def _crash(_: object) -> Mutation:
@@ -183,7 +191,8 @@ MUTATIONS: dict[str, dict[str, Callable[[Mutation], Mutation]]] = {
     "a NaN target swallowed": _of_formulas("edge_of", _edge_with_nan),
     "float16 accumulation": {
         f"{_PLAIN}.averaged": _summed_in_float16,
-        f"{_BLOCKS}._evaluated": _block_summed_in_float16,
+        f"{_BLOCKS}._of_few": _few_summed_in_float16,
+        f"{_BLOCKS}._write_elements": _block_summed_in_float16,
     },
     "float16 not widened": dict.fromkeys(_COMPUTING, _same_dtype),
     "computed in float16": _computing_in("float16"),

@@ -40,6 +40,9 @@ def train(rank: int, store: str) -> None:
             dist.all_reduce(mean)  # what DDP does to the gradients, for the number that is shown
             if rank == 0:
                 print(f"step {step:2d}: loss {mean.item() / PROCESSES:.5f}", flush=True)
+    # The module refers to the group, whose threads would outlive its end: pytorch/pytorch issue 190489.
+    del student, optimizer, loss
+    dist.barrier()
     dist.destroy_process_group()
 
 

@@ -177,3 +177,8 @@ def test_second_derivatives_are_exact_for_a_class_that_the_student_finds_improba
     q = np.exp(np.asarray(x, np.float64))
     q /= q.sum()
     np.testing.assert_allclose(found[:2, :2], (np.diag(q) - np.outer(q, q))[:2, :2], rtol=2e-5)
+
+
+def test_a_numpy_array_beside_one_of_jax_is_taken() -> None:
+    x, y = arrays()
+    close(kl_div_with_logits(x, np.asarray(y)), kl_div_with_logits(x, y))

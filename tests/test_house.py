@@ -20,6 +20,8 @@ OWN = (
     "backends/_on_numpy.py",
     "backends/_torch_autograd.py",
     "backends/_torch_autograd_from_logits.py",
+    "backends/_torch_in_few_passes.py",
+    "backends/_torch_on_device.py",
 )
 """Files of one library that are not named as a public module of ``backends`` is, and the list of the libraries."""
 SHARED = [

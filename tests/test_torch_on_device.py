@@ -108,3 +108,9 @@ def test_a_cotangent_on_another_device_is_refused(reduction: Any) -> None:
     x, y = torch.empty(2, 5, 3, device="meta")
     with pytest.raises(ValueError, match="must be on one device"):
         kl_div_with_logits_value_and_grad(x, y, reduction, cotangent=torch.ones(5 if reduction == "none" else ()))
+
+
+def test_a_mask_on_another_device_is_refused() -> None:
+    x, y = logits(5, 3)
+    with pytest.raises(ValueError, match="must be on one device"):
+        js_div_with_logits(x, y, where=torch.empty(5, dtype=torch.bool, device="meta"))

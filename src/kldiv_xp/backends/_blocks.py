@@ -129,16 +129,27 @@ class InBlocks(Backend, ABC):
         where: Array = None,
     ) -> Array:
         """Derivatives by one of the arrays, times ``weight``: a number, or an array with one for each element."""
-        of = (x, y)[argnum]
+        xp, of = self.native, (x, y)[argnum]
         computing = self.computing_dtype(self.result_dtype(x, y))
 
+        def write_wide(out: Array, x: Array, y: Array, where: Array, weight: Array | float) -> None:
+            y = self.cast(y, computing)
+            if where is not None:
+                x, y = without_masked(x, y, where, options, xp)
+            if argnum == 0:
+                p = xp.exp(y, out=out) if options.log_target else y
+                xp.multiply(p, -weight, out=out)
+            else:
+                out[...] = self._derivative_by_target(x, y, weight, options)
+            # The derivative by the target needs the mask in any case: a library's own xlogy gives a finite loss there.
+            edge = edge_of(x, y, options, xp) if on_edge or argnum else None
+            if edge is not None:
+                self.fill(out, edge, 0.0)
+            if where is not None:
+                self.fill(out, ~where, 0.0)
+
         def write(out: Array, x: Array, y: Array, where: Array, weight: Array | float = weight) -> None:
-            scratch = self.spare_memory.taken()
-            wide = out if out.dtype == computing else scratch("result", out.shape, computing)
-            self._write_gradient(wide, x, y, argnum, weight, on_edge, options, where)
-            if wide is not out:
-                self.store(wide, out)
-            self.spare_memory.give_back(scratch)
+            self._write_in(computing, out, lambda wide, _: write_wide(wide, x, y, where, weight))
 
         out = self.empty_like(of, of.dtype)
         if self.size_of(x) <= self.few:
@@ -148,33 +159,15 @@ class InBlocks(Backend, ABC):
             self.each(write, self.blocks(out, x, y, self._spread(where, x), *weights))
         return out
 
-    def _write_gradient(
-        self,
-        out: Array,
-        x: Array,
-        y: Array,
-        argnum: int,
-        weight: Array | float,
-        on_edge: bool,
-        options: Options,
-        where: Array,
-    ) -> None:
-        """Write derivatives times ``weight``, computed in the dtype of ``out``."""
-        xp = self.native
-        y = self.cast(y, out.dtype)
-        if where is not None:
-            x, y = without_masked(x, y, where, options, xp)
-        if argnum == 0:
-            p = xp.exp(y, out=out) if options.log_target else y
-            xp.multiply(p, -weight, out=out)
-        else:
-            out[...] = self._derivative_by_target(x, y, weight, options)
-        # The derivative by the target needs the mask in any case: a library's own xlogy gives a finite loss there.
-        edge = edge_of(x, y, options, xp) if on_edge or argnum else None
-        if edge is not None:
-            self.fill(out, edge, 0.0)
-        if where is not None:
-            self.fill(out, ~where, 0.0)
+    def _write_in(self, dtype: DType, out: Array, write: Callable[[Array, Scratch], Any]) -> Any:
+        """What a function returns that writes numbers of a dtype, which ``out`` may not have."""
+        scratch = self.spare_memory.taken()
+        wide = out if out.dtype == dtype else scratch("result", out.shape, dtype)
+        result = write(wide, scratch)
+        if wide is not out:
+            self.store(wide, out)
+        self.spare_memory.give_back(scratch)
+        return result
 
     def _derivative_by_target(self, x: Array, y: Array, weight: Array | float, options: Options) -> Array:
         if options.log_target:
@@ -227,14 +220,10 @@ class InBlocks(Backend, ABC):
 
         def write(out: Array, x: Array, y: Array, where: Array) -> None:
             nonlocal on_edge
-            scratch = self.spare_memory.taken()
-            wide = out if out.dtype == computing else scratch("result", out.shape, computing)
-            _, found = self._write_elements(wide, x, y, where, on_edge, options, scratch)
-            if found:  # threads only ever set it
-                on_edge = True
-            if wide is not out:
-                self.store(wide, out)
-            self.spare_memory.give_back(scratch)
+            if self._write_in(
+                computing, out, lambda wide, scratch: self._write_elements(wide, x, y, where, on_edge, options, scratch)
+            )[1]:
+                on_edge = True  # threads only ever set it
 
         out = self.empty_like(x, dtype)
         self.each(write, self.blocks(out, x, y, self._spread(where, x)))
