@@ -23,6 +23,8 @@ class InBlocks(Backend, ABC):
     """
 
     native: Any
+    float64: DType
+    """As arrays have it: NumPy's type of numbers is not equal, as a key, to the dtype."""
     ordinary: tuple[type, ...]
     """Types of arrays that mean nothing but their elements."""
     few: ClassVar[int]
@@ -234,15 +236,14 @@ class InBlocks(Backend, ABC):
 
         In float64: the terms of close distributions cancel, and a float32 logarithm may be biased.
         """
-        float64 = self.native.float64
         if self.size_of(x) <= self.few:
-            return self._of_few(x, self.cast(y, float64), where, options)[1:]
+            return self._of_few(x, self.cast(y, self.float64), where, options)[1:]
         on_edge = False
 
         def sum_of(x: Array, y: Array, where: Array) -> float:
             nonlocal on_edge
             scratch = self.spare_memory.taken()
-            out = scratch("result", x.shape, float64)
+            out = scratch("result", x.shape, self.float64)
             value, found = self._write_elements(out, x, y, where, on_edge, options, scratch)
             if found:  # threads only ever set it
                 on_edge = True

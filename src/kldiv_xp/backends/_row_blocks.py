@@ -43,7 +43,7 @@ class InRowBlocks(InBlocks):
 
     def exponentials(self, x: Array, y: Array, temperature: float, scratch: Scratch) -> "Exponentials":
         """Exponentials of complete rows, in scratch memory."""
-        float64 = self.native.float64
+        float64 = self.float64
         return self.exponentials_of_piece(
             x, y, self.cast(self.row_max(x), float64), self.cast(self.row_max(y), float64), temperature, scratch
         )
@@ -53,7 +53,7 @@ class InRowBlocks(InBlocks):
     ) -> "Exponentials":
         """Exponentials of a piece of rows whose largest logits are given, with the sums of the piece alone."""
         xp = self.native
-        of_x, of_y, r = (scratch(name, x.shape, xp.float64) for name in ("x", "y", "r"))
+        of_x, of_y, r = (scratch(name, x.shape, self.float64) for name in ("x", "y", "r"))
         for out, logits, top in ((of_x, x, top_x), (of_y, y, top_y)):
             out[...] = logits
             out -= top
@@ -141,7 +141,7 @@ class InRowBlocks(InBlocks):
         xp, dtype = self.native, self.result_dtype(x, y)
         gradients = [self.empty_like((x, y)[argnum], (x, y)[argnum].dtype) for argnum in wanted]
         x, y, *outs = (xp.moveaxis(array, options.axis, -1) for array in (x, y, *gradients))
-        rows = self.empty_like(x[..., 0], xp.float64)
+        rows = self.empty_like(x[..., 0], self.float64)
         where = None if where is None else xp.broadcast_to(where, rows.shape)
         count = self.counted(rows, options.reduction, where)
         weights: Array | None = None
@@ -230,7 +230,7 @@ class _RowBlock:
         if len(self._parts) > 1:
             self._top_x, self._top_y = (
                 library.cast(
-                    reduce(self._xp.maximum, [library.row_max(z[..., i]) for i in self._parts]), self._xp.float64
+                    reduce(self._xp.maximum, [library.row_max(z[..., i]) for i in self._parts]), library.float64
                 )
                 for z in (x, y)
             )
@@ -274,7 +274,7 @@ class _RowBlock:
         expected = expected / (self._sum_y if argnum else self._sum_x)
         for part in self._parts:
             exponentials, by_class = weighted(part)
-            derivative = self._scratch("products", by_class.shape, self._xp.float64)
+            derivative = self._scratch("products", by_class.shape, self._library.float64)
             self._xp.subtract(by_class, expected, out=derivative)
             derivative *= exponentials
             derivative *= share
@@ -336,8 +336,8 @@ class _RowBlock:
         """Terms without the masks of the formulas, and without the series, which float64 does not need."""
         xp, beta = self._xp, self._beta
         of_x, of_y, r, *_ = self._result(self._exponentials, part)
-        r = xp.subtract(r, self._log_ratio, out=self._scratch("shifted", r.shape, self._xp.float64))
-        by_p = xp.negative(r, out=self._scratch("by_p", r.shape, self._xp.float64))
+        r = xp.subtract(r, self._log_ratio, out=self._scratch("shifted", r.shape, self._library.float64))
+        by_p = xp.negative(r, out=self._scratch("by_p", r.shape, self._library.float64))
         xp.expm1(by_p, out=by_p)
         if beta == 0.0:
             by_p += r
@@ -348,9 +348,9 @@ class _RowBlock:
         xp.log1p(by_p, out=by_p)
         xp.negative(by_p, out=by_p)
         by_q = xp.subtract(by_p, r, out=r)
-        terms = xp.multiply(of_y, by_p, out=self._scratch("terms", r.shape, self._xp.float64))
+        terms = xp.multiply(of_y, by_p, out=self._scratch("terms", r.shape, self._library.float64))
         terms *= beta / self._sum_y
-        of_q = xp.multiply(of_x, by_q, out=self._scratch("products", r.shape, self._xp.float64))
+        of_q = xp.multiply(of_x, by_q, out=self._scratch("products", r.shape, self._library.float64))
         of_q *= (1.0 - beta) / self._sum_x
         terms += of_q
         return _Scored(terms, by_p, by_q)

@@ -38,6 +38,7 @@ class NumPy(InRowBlocks, OnNumPy):
     def __init__(self, xp: Any) -> None:
         super().__init__(xp)
         self.native = np = sys.modules["numpy"]
+        self.float64 = np.dtype(np.float64)
         self.ordinary = (np.ndarray, np.memmap)
         self._dtypes = frozenset(np.dtype(order + kind) for order in "<>" for kind in ("f2", "f4", "f8"))
         self.spare_memory = SpareMemory(np.empty, MOST_THREADS)

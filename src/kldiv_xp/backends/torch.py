@@ -58,6 +58,7 @@ class Torch(InRowBlocks):
 
         super().__init__(xp)
         self.native = torch
+        self.float64 = torch.float64
         self.ordinary = (torch.Tensor, torch.nn.Parameter)
         self._dtypes = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
 
