@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kldiv_xp import kl_div, kl_div_value_and_grad
+from kldiv_xp import kl_div, kl_div_value_and_grad, kl_div_with_logits, kl_div_with_logits_value_and_grad
 from tests import exact
 from tests.backends import CONVENTIONS, REDUCTIONS, numbers
 
@@ -88,6 +88,25 @@ def test_the_loss_is_the_exact_one_in_any_chunks(dtype: str, reduction: Any, tmp
         exact.total(exact.tolerances(x, y, np, dtype), x.shape, reduction),
         dtype,
     )
+
+
+@pytest.mark.parametrize("function", [kl_div, kl_div_with_logits])
+def test_a_mask_goes_with_float16(function: Any) -> None:
+    x, y = np.log(np.random.default_rng(0).dirichlet(np.ones(3), (2, 4))).astype(np.float16)
+    counts = np.asarray([[True], [False], [True], [True]])
+    where = counts if function is kl_div else counts[:, 0]
+    arrays = [cubed.array_api.asarray(z, chunks=2) for z in (x, y)]
+    given = cubed.array_api.asarray(where, chunks=2)
+    assert numbers(function(*arrays, "sum", where=given)) == numbers(function(x, y, "sum", where=where))
+
+
+@pytest.mark.parametrize("function", [kl_div_value_and_grad, kl_div_with_logits_value_and_grad])
+def test_a_gradient_with_a_mask_goes_with_float16(function: Any) -> None:
+    x, y = np.log(np.random.default_rng(0).dirichlet(np.ones(3), (2, 4))).astype(np.float16)
+    where = np.asarray([True, False, True, True])[:, None] if function is kl_div_value_and_grad else np.arange(4) > 1
+    arrays = [cubed.array_api.asarray(z, chunks=2) for z in (x, y)]
+    gradient = function(*arrays, "sum", where=cubed.array_api.asarray(where, chunks=2))[1]
+    np.testing.assert_allclose(numbers(gradient), function(x, y, "sum", where=where)[1], rtol=2e-3)
 
 
 def test_shapes_are_never_broadcast() -> None:

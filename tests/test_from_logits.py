@@ -143,6 +143,19 @@ def test_gradients_are_exact_and_finite_wherever_the_loss_is(xp: Any, case: str,
         close(numbers(gradient)[defined], -2.0 * wanted[defined])
 
 
+@every_beta
+@pytest.mark.parametrize("below", [60.0, 150.0, 300.0])
+@pytest.mark.parametrize("beside", [0.5, -INF])
+def test_gradients_of_improbable_classes_have_all_their_digits(
+    xp: Any, beta: float, below: float, beside: float
+) -> None:
+    x = np.asarray([[1.0, 2.0, -below, 3.0, beside], [1.0, 2.0, 0.5, -below, beside]])
+    y = np.asarray([[0.3, 1.7, -below - 1.2, 0.1, beside], [-below / 2, 1.1, 2.3, 0.2, beside]])
+    result: Any = js_div_with_logits_value_and_grad(array(xp, x), array(xp, y), beta, "sum", argnums=(0, 1))
+    for gradient, wanted in zip(result[1], exact.gradients(x, y, beta, 1.0), strict=True):
+        close(gradient, wanted, rtol=1e-11, atol=0)
+
+
 @pytest.mark.parametrize("argnums", [0, 1, (1, 0), (1,)])
 @each_formula
 def test_gradients_come_in_the_order_that_was_asked_for(xp: Any, argnums: Any, beta: float) -> None:

@@ -17,7 +17,7 @@ Namespace = Any
 NEAR = 0.125
 """Bound of ``abs(r)`` below which terms take a series."""
 FAR = 80.0
-"""Bound of ``abs(r)`` above which ``p`` or ``q`` is negligible."""
+"""Bound of ``abs(r)`` above which ``p`` or ``q`` is negligible beside the other."""
 IMPOSSIBLE = -1e30
 """Replaces a logit of -inf in ``r``, which is then a number."""
 _LAST = 10
@@ -53,15 +53,18 @@ def divergence_terms(of: Softmaxes, beta: float, xp: Namespace) -> Array:
         far = xp.where(r > -0.5 * IMPOSSIBLE, xp.inf, p * r + (q - p))
         return xp.where(near, p * _excess(xp.where(near, r, 0.0)), far)
     by_p, by_q = scores(of, beta, xp)
+    small_p, small_q = (xp.where(near, score, 0.0) for score in (by_p, by_q))  # powers of others would overflow
     p, q = beta * p, (1.0 - beta) * q
-    return xp.where(near, p * _excess(by_p) + q * _excess(by_q), p * by_p + q * by_q)
+    return xp.where(near, p * _excess(small_p) + q * _excess(small_q), p * by_p + q * by_q)
 
 
 def scores(of: Softmaxes, beta: float, xp: Namespace) -> tuple[Array, Array]:
     """``log(p / m)`` and ``log(q / m)``, with the mixture ``m = beta p + (1 - beta) q``."""
-    r = xp.where(of.r > FAR, FAR, xp.where(of.r < -FAR, -FAR, of.r))
-    by_p = -xp.log1p((1.0 - beta) * xp.expm1(-r))
-    return by_p, by_p - r
+    # Above FAR, log(p / m) is constant; below -FAR, log(q / m) is. The exponential must not overflow there.
+    low = xp.where(of.r < -FAR, -FAR, of.r)
+    clipped = xp.where(low > FAR, FAR, low)
+    by_p = -xp.log1p((1.0 - beta) * xp.expm1(-clipped))
+    return by_p + (of.r - low), by_p - low
 
 
 def difference(of: Softmaxes, xp: Namespace) -> Array:

@@ -358,5 +358,7 @@ class _RowBlock:
     def _scored_with_care(self, part: slice) -> _Scored:
         xp, beta = self._xp, self._beta
         of_x, of_y, r, *_ = self._result(self._exponentials, part)
+        if beta:  # an infinite score would be subtracted from another
+            r = xp.where(r > -IMPOSSIBLE, -IMPOSSIBLE, r)
         of = Softmaxes(of_y / self._sum_y, of_x / self._sum_x, r - self._log_ratio)
         return _Scored(divergence_terms(of, beta, xp), *(scores(of, beta, xp) if beta else (of.r, None)))

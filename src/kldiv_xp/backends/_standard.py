@@ -260,7 +260,8 @@ class Backend:
         computing = self.computing_dtype(dtype) if options.reduction == "none" else self.adding_dtype(dtype, x)
         with self.quiet():
             if where is not None:
-                x, y = without_masked(x, y, where, options, self.xp)
+                # Cast first: some libraries do not combine scalars with arrays of 16 bits.
+                x, y = without_masked(self.cast(x, computing), self.cast(y, computing), where, options, self.xp)
             loss = self.elements(x, y, computing, options)
             if options.reduction != "none":
                 loss = self.averaged(self.sum(loss), loss, options.reduction, computing, where)
@@ -317,8 +318,8 @@ class Backend:
         computing = self.adding_dtype(self.result_dtype(x, y), x)
         axis = options.axis % x.ndim
         with self.quiet():
-            x, y, rows = self._without_masked_rows(x, y, where, axis)
             x, y = self.cast(x, computing), self.cast(y, computing)
+            x, y, rows = self._without_masked_rows(x, y, where, axis)
             if not isinstance(weight, float):
                 weight = self.cast(weight, computing)
             if options.reduction == "none":
@@ -340,8 +341,8 @@ class Backend:
         options = options._replace(axis=options.axis % x.ndim - x.ndim)  # also right for a batch of x
         axis = options.axis
         with self.quiet():
-            x, y, _ = self._without_masked_rows(x, y, where, axis)
-            rows = self.divergences(self.cast(x, computing), self.cast(y, computing), options)
+            x, y, _ = self._without_masked_rows(self.cast(x, computing), self.cast(y, computing), where, axis)
+            rows = self.divergences(x, y, options)
             rows = self.xp.squeeze(rows, axis=axis)
             if options.reduction == "none":
                 return self.rounded(rows, dtype)
