@@ -24,7 +24,7 @@ class InBlocks(Backend, ABC):
 
     native: Any
     float64: DType
-    """As arrays have it: NumPy's type of numbers is not equal, as a key, to the dtype."""
+    """The dtype that an array of float64 has, which is a key of scratch memory."""
     ordinary: tuple[type, ...]
     """Types of arrays that mean nothing but their elements."""
     few: ClassVar[int]

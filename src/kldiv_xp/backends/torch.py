@@ -263,14 +263,16 @@ class Torch(InRowBlocks):
             return None
         if not (dtype is torch.float32 or dtype is torch.float64):
             dtype, x, y = self.result_dtype(x, y), x.to(torch.float32), y.to(torch.float32)
-        elements = loss_off_edge(x, y, options, torch, in_place=True)
-        total = elements.sum()
+        if options.log_target or options.convention == "torch":  # the same formula, in one call
+            total = torch.kl_div(x, y, 2, log_target=options.log_target)
+        else:
+            total = loss_off_edge(x, y, options, torch, in_place=True).sum()
         value = total.item()
         if not math.isfinite(value):  # elements may be on the edge: see InBlocks
             edge = edge_of(x, y, options, torch)
             # Autograd multiplies by each probability, and zero times one of -inf is NaN.
             if edge is not None and (not recorded or options.log_target or math.isfinite(y.sum().item())):
-                total = torch.where(edge, 0.0, elements).sum()
+                total = torch.where(edge, 0.0, loss_off_edge(x, y, options, torch)).sum()
                 value = total.item()
         if not math.isfinite(value):
             return None
