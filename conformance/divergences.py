@@ -4,6 +4,7 @@ The reference is the composition that people write: ``torch.nn.KLDivLoss`` of ``
 dtype of the logits. Where it gives NaN although the divergence is a number, the exact value decides.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from conformance.elements import EPS, TINY, Floats
+from conformance.elements import EPS, TINY, Floats, rounded_to
 from conformance.record import Case, FromLogits
 from conformance.tolerance import K
 
@@ -57,19 +58,49 @@ class Divergences:
 
     @property
     def underflows(self) -> Mask:
-        """Rows with a possible class whose probability rounds to 0 in the coarser dtype."""
-        smallest = max(TINY[d] * EPS[d] for d in self._dtypes)
-        found = [(np.exp(log) <= smallest / 2) & (log > -np.inf) for log in (self._log_p, self._log_q)]
+        """Rows with a possible class whose probability rounds to 0 in its dtype, or is subnormal outside of float16.
+
+        Vectorised exponentials give 0 for subnormal results; float16 is computed in float32 and rounded.
+        """
+        bounds = [TINY[d] * (EPS[d] / 2 * (1 + K * self.eps) if d == "float16" else 1.0) for d in self._dtypes]
+        return self._below(bounds)
+
+    def _below(self, bounds: Sequence[float]) -> Mask:
+        """Rows with a possible class whose probability in the student or the teacher is at most a bound."""
+        pairs = zip((self._log_q, self._log_p), bounds, strict=True)
+        found = [(np.exp(log) <= bound) & (log > -np.inf) for log, bound in pairs]
         return np.asarray((found[0] | found[1]).any(axis=-1))
 
     @property
     def mixture_vanishes(self) -> Mask:
-        """Rows with a class that has a probability, but whose share in the mixture rounds to 0 in the coarser dtype."""
-        beta, half = self.options.beta, max(TINY[d] * EPS[d] for d in self._dtypes) / 2
-        shares = np.maximum(beta * self.p, (1 - beta) * self.q)
-        weights = self.p if beta == 0.0 else self.q if beta == 1.0 else np.maximum(self.p, self.q)
-        within = K * self.eps
-        return np.asarray(((shares <= half * (1 + within)) & (weights >= half * (1 - within))).any(axis=-1))
+        """Rows with a class that has a probability, but none in the distribution that it is divided by.
+
+        A probability has the dtype of its logits, in which it may round to 0.
+        """
+        beta, within = self.options.beta, K * self.eps
+        halves = [TINY[dtype] * EPS[dtype] / 2 for dtype in self._dtypes]
+        # A probability is rounded before it is multiplied by its share, and may have lost half of a unit.
+        least = [np.maximum(z - half, 0) for z, half in zip((self.q, self.p), halves, strict=True)]
+        shares = ((1 - beta) * least[0], beta * least[1])
+        gone = [share <= half * (1 + within) for share, half in zip(shares, halves, strict=True)]
+        there = [z >= half * (1 - within) for z, half in zip((self.q, self.p), halves, strict=True)]
+        weighted = there[1] if beta == 0.0 else there[0] if beta == 1.0 else there[0] | there[1]
+        return np.asarray((gone[0] & gone[1] & weighted).any(axis=-1))
+
+    def loss_in_own_dtypes(self, quantity: str) -> Floats:
+        """The divergence of probabilities that are rounded to the dtypes of their logits, where they may be 0."""
+        assert quantity == "loss"
+        rounded = [
+            rounded_to(np.asarray(z, np.float64), d) for z, d in zip((self.q, self.p), self._dtypes, strict=True)
+        ]
+        q, p = (np.asarray(z, np.longdouble) for z in rounded)
+        with np.errstate(all="ignore"):
+            if self._is_kl:
+                p, m = (q, p) if self.options.beta else (p, q)
+                return self._reduced(_product(p, np.log(p / m)).sum(axis=-1)).astype(np.float64)
+            m = self.options.beta * p + (1 - self.options.beta) * q
+            rows = self.options.beta * _product(p, np.log(p / m)) + (1 - self.options.beta) * _product(q, np.log(q / m))
+            return self._reduced(rows.sum(axis=-1)).astype(np.float64)
 
     @property
     def eps(self) -> float:
@@ -116,39 +147,50 @@ class Divergences:
         input, target = (replace(operand, dtype=dtype) for operand in (self.case.input, self.case.target))
         return Divergences(replace(self.case, input=input, target=target), self.options)
 
-    def tolerance(self, quantity: str, *, derived: bool = False) -> Floats:
+    def subnormal(self, quantity: str) -> Mask:
+        """Which elements are subnormal in the computation, or come from rows with such a probability."""
+        tiny = max(self._tiny_in_computation)
+        return self.of_rows(self._below([tiny, tiny]), quantity) | (np.abs(self.exact(quantity)) < tiny)
+
+    @property
+    def _tiny_in_computation(self) -> list[float]:
+        """Smallest normal number of the dtype in which the logits are computed: float32 for 16 bits."""
+        return [min(TINY[d], TINY["float32"]) for d in self._dtypes]
+
+    def tolerance(self, quantity: str, *, derived: bool = False, flushed: bool = False) -> Floats:
         """Largest difference that rounding can make, without the rows that have no divergence.
 
         ``derived`` is for gradients by automatic differentiation, in which terms cancel that have the other
-        distribution's probability.
+        distribution's probability; ``flushed`` for a library that replaces subnormal numbers by zero.
 
         A logarithm of a probability suffers ``K`` roundings relative to the logit over the temperature, to itself and
         to 1; so does, relatively, the probability. A class adds a probability times a score, the logarithm of a ratio;
         a derivative is a probability times a score, less the mean score of the row.
         """
         eps, smallest = self.eps, max(TINY[d] * EPS[d] for d in self._dtypes)
+        if flushed:
+            smallest = max(smallest, *self._tiny_in_computation)
         with np.errstate(all="ignore"):
-            p, q = self.p, self.q
-            of_p, of_q = (self._terms * (1 + np.abs(score)) for score in self._finite_scores)
-            classes = self.x.shape[-1]
+            # Where a probability underflows, its error is absolute.
+            p, q = self.p + smallest / eps, self.q + smallest / eps
+            # An error d of a logit is a relative error of exp(d) - 1 of the probability, whose error is at most 1.
+            errors = [np.minimum(np.expm1(K * eps * self._terms), 1 / z) for z in (p, q)]
+            of_p, of_q = (e * (1 + np.abs(score)) for e, score in zip(errors, self._finite_scores, strict=True))
+            underflow = K * smallest * self.x.shape[-1]
             if quantity == "loss":
                 of_row = (self.options.beta * q + (1 - self.options.beta) * p if self._is_kl else self._m) * np.maximum(
                     of_p, of_q
                 )
-                each = K * (eps * _defined(of_row.sum(axis=-1)) + smallest * classes)
-                return np.asarray(self._reduced(each) + smallest, np.float64)
+                return np.asarray(self._reduced(_defined(of_row.sum(axis=-1)) + underflow) + smallest, np.float64)
             if derived:
                 weight, terms = np.maximum(p, q), np.maximum(of_p, of_q)
                 each = weight * (terms + (weight * terms).sum(axis=-1, keepdims=True))
             elif self._is_kl and quantity == ("target" if self.options.beta else "input"):
-                each = (p + q) * self._terms
+                each = p * errors[0] + q * errors[1]
             else:
                 weight, terms = (q, of_q) if quantity == "input" else (p, of_p)
                 each = weight * (terms + (weight * terms).sum(axis=-1, keepdims=True))
-            bound = (
-                K * (eps * _defined(each) + smallest * classes) * np.abs(self._weight) / self.options.temperature
-                + smallest
-            )
+            bound = (_defined(each) + underflow) * np.abs(self._weight) / self.options.temperature + smallest
             return np.asarray(self._in_place(bound), np.float64)
 
     @property
@@ -255,6 +297,8 @@ class Divergences:
 
 
 _kept: dict[tuple[str, str], tuple[Case, Floats, Floats]] = {}
+_MOST_KEPT = 20_000
+"""More than the corpora need. The number of random cases has no bound."""
 
 
 def exact_and_tolerance(case: Case, quantity: str) -> tuple[Floats, Floats]:
@@ -262,6 +306,8 @@ def exact_and_tolerance(case: Case, quantity: str) -> tuple[Floats, Floats]:
     key = case.id, quantity
     if key not in _kept or _kept[key][0] is not case:
         of = Divergences.of(case)
+        if len(_kept) >= _MOST_KEPT:
+            _kept.clear()
         _kept[key] = case, of.exact(quantity), of.tolerance(quantity)
     return _kept[key][1:]
 

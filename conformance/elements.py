@@ -31,6 +31,8 @@ class Elements:
     divisor: int
     input_dtype: str
     """Dtype of the input; ``dtype`` is the coarser one of both operands."""
+    target_dtype: str
+    """Dtype of the target."""
     cotangent: Floats = field(default_factory=lambda: np.asarray(1.0))
     one_array: bool = False
     """Whether input and target are one array, whose gradient is the sum of both gradients."""
@@ -52,6 +54,7 @@ class Elements:
             case.reduction,
             _divisor(case, x.shape),
             str(case.input.dtype),
+            str(case.target.dtype),
             np.asarray(cotangent, np.float64),
             one_array=case.call == "one array",
         )
@@ -68,8 +71,19 @@ class Elements:
 
     @property
     def smallest(self) -> float:
-        """Smallest subnormal number."""
-        return TINY[self.dtype] * EPS[self.dtype]
+        """Smallest subnormal number, or the larger one of two dtypes."""
+        return max(TINY[dtype] * EPS[dtype] for dtype in (self.dtype, *self._narrower))
+
+    @property
+    def promoted_dtype(self) -> str:
+        """Dtype of the loss, which holds the numbers of both operands."""
+        pair = {self.input_dtype, self.target_dtype}
+        return "float32" if pair == {"float16", "bfloat16"} else min(pair, key=EPS.__getitem__)
+
+    @property
+    def _narrower(self) -> tuple[str, ...]:
+        """float16 beside bfloat16, which is coarser and has a wider range."""
+        return ("float16",) if {self.input_dtype, self.target_dtype} == {"float16", "bfloat16"} else ()
 
     @cached_property
     def p(self) -> Floats:
@@ -96,11 +110,24 @@ class Elements:
         terms = np.abs(self.log_p) + np.abs(self.x) + 1
         return np.where(np.isfinite(terms), terms, 0.0)
 
+    @property
+    def computing_dtype(self) -> str:
+        """The promoted dtype, or float32 for 16 bits."""
+        return "float32" if "16" in self.promoted_dtype else self.promoted_dtype
+
+    @property
+    def products(self) -> tuple[Floats, Floats]:
+        """``y log y`` and ``y x``, in the dtype of the computation."""
+        y_log_y, y_x = (rounded_to(self.y * factor, self.computing_dtype) for factor in (self.log_p, self.x))
+        return self.flushed(y_log_y), self.flushed(y_x)
+
+    def computed_in(self, dtype: str) -> "Elements":
+        """The same elements for a library that converts both operands to a dtype."""
+        return replace(self, dtype=dtype, input_dtype=dtype, target_dtype=dtype)
+
     def rounded(self, values: Floats | float) -> Floats:
         """Values rounded to the dtype in which the case is computed, infinite where they are too large for it."""
-        if self.dtype == "bfloat16":
-            return self.flushed(from_bfloat16_bits(to_bfloat16_bits(np.asarray(values))).astype(np.float64))
-        return self.flushed(np.asarray(values).astype(self.dtype).astype(np.float64))
+        return self.flushed(rounded_to(values, self.dtype))
 
     def subnormal(self, values: Floats) -> npt.NDArray[np.bool_]:
         """Mask of the values that are subnormal in what ``kldiv_xp`` computes in: float32 for 16 bits."""
@@ -126,7 +153,16 @@ class Elements:
             return loss if quantity == "loss" else loss + self.p
         if quantity == "target":
             return np.where(self.y == 0, np.nan, self.log_p + self.y / self.y - self.x)
-        return np.where(self.y == 0, 0.0, self.rounded(self.y * self.log_p)) - self.rounded(self.y * self.x)
+        y_log_y, y_x = self.products
+        return np.where(self.y == 0, 0.0, y_log_y) - y_x
+
+
+def rounded_to(values: Floats | float, dtype: str) -> Floats:
+    """Values rounded to a dtype, infinite where they are too large for it."""
+    values = np.asarray(values)
+    if dtype == "bfloat16":
+        return from_bfloat16_bits(to_bfloat16_bits(values)).astype(np.float64)
+    return values.astype(dtype).astype(np.float64)
 
 
 def _divisor(case: Case, shape: tuple[int, ...]) -> int:

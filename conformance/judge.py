@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from conformance.divergences import Divergences, exact_and_tolerance
-from conformance.elements import Elements, Floats
+from conformance.elements import Elements, Floats, rounded_to
 from conformance.ledger import INEXACT, PROMOTIONS, REFUSALS, Inexact, Mask, promised_error
 from conformance.ledger.entry import floating_arrays
 from conformance.record import Case, Implementation, Outcome, Result, Values, kept, size_of
@@ -216,7 +216,8 @@ def _sample(*results: Result) -> Callable[[Any], Any]:
 
 def _rounded(values: Floats, like: Result) -> Values:
     """Values in the dtype of a result; infinite where they overflow."""
-    return np.asarray(values).astype(like.values.dtype)
+    rounded = rounded_to(values, "bfloat16") if like.dtype == "bfloat16" else np.asarray(values)
+    return rounded.astype(like.values.dtype)
 
 
 def _describe(elements: Elements, where: Mask, got: Values, wanted: Values, sample: Callable[[Any], Any]) -> str:

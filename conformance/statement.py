@@ -76,7 +76,8 @@ def _reduced(
     slack = np.asarray(roundings.sum() / np.float64(max(seen.divisor, 1)))
     whole = None
     for deviation in deviations:
-        if deviation.instead and deviation.where(seen):
+        # A NaN or an infinity among the elements decides what the sum is.
+        if deviation.instead and np.isfinite(values).all() and deviation.where(seen):
             value, slack, whole = np.asarray(deviation.instead(seen)), np.zeros_like(slack), deviation.id
     return Statement(values, roundings, owners, value, slack, whole)
 

@@ -50,8 +50,8 @@ def test_the_torch_convention_has_the_loss_of_the_reference(label: str, judgemen
     deviating = {
         entry for c in judgement.comparisons if c.quantity == "loss" and c.group != "refused" for entry in c.ledger
     }
-    # PyTorch's float16, and what XLA does on the CPU: neither is of the convention's making.
-    elsewhere = {"float16-batchmean-overflows"}
+    # PyTorch's roundings, and what XLA does on the CPU: neither is of the convention's making.
+    elsewhere = {"rounded-step-by-step", "sum-overflows-before-it-is-divided"}
     if "jax" in label:
         elsewhere |= {"subnormals-are-zero", "contracted-product"}
     assert deviating <= elsewhere

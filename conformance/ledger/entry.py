@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from conformance.divergences import Divergences
-from conformance.elements import Elements, Floats
+from conformance.elements import Elements, Floats, rounded_to
 from conformance.record import Case, Implementation, Outcome
 
 Mask = npt.NDArray[np.bool_]
@@ -94,14 +94,14 @@ def gives_what_was_asked(case: Case, outcome: Outcome) -> bool:
 
 
 def computed(e: Elements, values: Floats) -> Floats:
-    """Values in the dtype of the computation: that of the case, or float32 for 16-bit cases."""
-    return values if e.dtype == "float64" else e.flushed(values.astype(np.float32).astype(np.float64))
+    """Values in the dtype of the computation: the promoted one, or float32 for 16 bits."""
+    return e.flushed(rounded_to(values, e.computing_dtype))
 
 
-def sum_overflows(e: Elements) -> bool:
-    """Whether the sum of finite losses is too large for the dtype."""
+def sum_overflows(e: Elements, dtype: str) -> bool:
+    """Whether the sum of finite losses is too large for a dtype."""
     total = e.formula("loss").sum()
-    return bool(np.isfinite(total) and np.isinf(e.rounded(total)))
+    return bool(np.isfinite(total) and np.isinf(rounded_to(total, dtype)))
 
 
 def running_total(values: Floats, lanes: int, dtype: str) -> float:
@@ -131,7 +131,7 @@ def among_log_probabilities(e: Elements, mask: Mask) -> Mask:
 
 def products_out_of_range(e: Elements) -> Mask:
     """Where a product of PyTorch's, y log y or y x, overflows or is flushed to zero, or y is infinite."""
-    y_log_y, y_x = e.rounded(e.y * e.log_p), e.rounded(e.y * e.x)
+    y_log_y, y_x = e.products
     overflows: Mask = np.isinf(y_log_y) | (np.isfinite(e.x) & np.isinf(y_x))
     flushed = np.asarray(e.flush) & (e.subnormal(e.y * e.log_p) | e.subnormal(e.y * e.x))
     lost: Mask = overflows | flushed

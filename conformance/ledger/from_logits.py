@@ -82,22 +82,38 @@ INEXACT = (
         evidence="logits/where-rows/NaN/beta-0/mean",
     ),
     Inexact(
-        id="probability-of-zero-in-16-bits",
+        id="probability-of-zero",
         who=_composition,
         where=_underflows,
         instead=np.nan,
-        why="the gradient is computed from the logits; in PyTorch's composition a probability underflows in float16,"
-        " and the derivative by it is the logarithm of 0",
+        why="the gradient is computed from the logits; in PyTorch's composition a probability underflows, in float16"
+        " for ordinary logits, and the derivative by it is the logarithm of 0",
         evidence="logits/random/5x3/axis--1/float16/beta-0/none",
     ),
     Inexact(
-        id="mixture-of-zero-in-16-bits",
+        id="mixture-of-zero",
         who=_rel_entr,
         where=lambda of, quantity: of.of_rows(of.mixture_vanishes, quantity),
         instead=np.inf,
-        why="wrong: the probability of the student, or of the mixture, underflows in float16, and the relative entropy"
-        " to a probability of 0 is infinite",
+        why="wrong: the probability of the student, or of the mixture, underflows, in float16 for ordinary logits, and"
+        " the relative entropy to a probability of 0 is infinite",
         evidence="logits/random/5x3/axis--1/float16/beta-0/none",
+    ),
+    Inexact(
+        id="probability-that-rounds-to-zero",
+        who=_rel_entr,
+        where=_underflows,
+        instead=Divergences.loss_in_own_dtypes,
+        why="a probability that underflows is 0, and its class adds nothing",
+        evidence="logits/random/5x3/axis--1/float16/beta-0/none",
+    ),
+    Inexact(
+        id="subnormals-are-zero-from-logits",
+        who=lambda implementation: implementation.library == "jax",
+        where=Divergences.subnormal,
+        roundings=lambda of, quantity: of.tolerance(quantity, flushed=True),
+        why="XLA on the CPU flushes subnormal arguments and results to zero",
+        evidence="found/15/beta-0/mean; https://github.com/jax-ml/jax/issues/16200",
     ),
     Inexact(
         id="impossible-class-of-log-targets",

@@ -1,7 +1,6 @@
 """Where ``kldiv_xp`` departs from PyTorch's formula: by its conventions, its promises and its compilers."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -63,12 +62,12 @@ def _contracted_formula(library: str) -> Callable[[Implementation], bool]:
 
 
 def _two_infinite_products(e: Elements) -> Mask:
-    both = np.isposinf(e.rounded(e.y * e.log_p)) & np.isposinf(e.rounded(e.y * e.x))
-    return among_probabilities(e, np.isfinite(e.y) & both)
+    y_log_y, y_x = e.products
+    return among_probabilities(e, np.isfinite(e.y) & np.isposinf(y_log_y) & np.isposinf(y_x))
 
 
 def _float32_sum(e: Elements) -> bool:
-    return e.dtype == "float32" and e.reduction != "none"
+    return e.computing_dtype == "float32" and e.reduction != "none"
 
 
 DEVIATIONS = (
@@ -117,12 +116,12 @@ DEVIATIONS = (
         "added-up-in-float64",
         _adds_up_in_float64,
         ("loss",),
-        lambda e: among_probabilities(e, _float32_sum(e) & np.isfinite(e.y) & np.isinf(e.rounded(e.y * e.log_p))),
+        lambda e: among_probabilities(e, _float32_sum(e) & np.isfinite(e.y) & np.isinf(e.products[0])),
         None,
-        "the terms of a float32 sum are computed in float64, where those of huge targets do not overflow: the mean may"
-        " be finite, and -inf where PyTorch computes inf - inf = NaN",
+        "the terms of a sum are computed in float64, for 16 bits and float32 too. There those of huge targets do not"
+        " overflow: the mean may be finite, and -inf where PyTorch computes inf - inf = NaN",
         "edge/company/float32/2.12676e+37/finite/target/mean",
-        sees=lambda e: replace(e, dtype="float64") if _float32_sum(e) else e,
+        sees=lambda e: e.computed_in("float64") if _float32_sum(e) else e,
     ),
     Deviation(
         "negative-target-gradient",

@@ -5,11 +5,9 @@ logarithms do not. The functions below reproduce the arithmetic of each loss, wi
 overflow or underflow.
 """
 
-from dataclasses import replace
-
 import numpy as np
 
-from conformance.elements import Elements, Floats
+from conformance.elements import Elements, Floats, rounded_to
 from conformance.ledger.entry import (
     Deviation,
     Mask,
@@ -48,13 +46,11 @@ def _everywhere(e: Elements) -> Mask:
 
 
 def _in_dtype_of_input(e: Elements) -> Elements:
-    return replace(e, dtype=e.input_dtype)
+    return e.computed_in(e.input_dtype)
 
 
 def _promoted(e: Elements) -> Elements:
-    """In the promoted dtype of both operands, for a target of the coarser dtype."""
-    none_holds_both = (e.input_dtype, e.dtype) == ("float16", "bfloat16")
-    return replace(e, dtype="float32") if none_holds_both else _in_dtype_of_input(e)
+    return e.computed_in(e.promoted_dtype)
 
 
 def _q(e: Elements) -> Floats:
@@ -63,8 +59,8 @@ def _q(e: Elements) -> Floats:
 
 
 def _p(e: Elements) -> Floats:
-    """Probability of the target."""
-    return e.rounded(np.exp(e.y)) if e.log_target else e.y
+    """Probability of the target, in the target's dtype."""
+    return e.flushed(rounded_to(np.exp(e.y), e.target_dtype)) if e.log_target else e.y
 
 
 def _by_p(e: Elements) -> Floats:

@@ -137,7 +137,7 @@ def _tolerance(dtype: str, quantity: str, *, log_target: bool) -> Values:
     values = special_values(dtype).astype(np.float64)
     y, x = np.meshgrid(values, values, indexing="ij")
     with np.errstate(all="ignore"):
-        return tolerance(Elements(x, y, log_target, dtype, "none", 1, dtype), quantity)
+        return tolerance(Elements(x, y, log_target, dtype, "none", 1, dtype, dtype), quantity)
 
 
 def _ascending(dtype: str) -> npt.NDArray[np.intp]:
