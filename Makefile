@@ -29,7 +29,7 @@ ONEFLOW_PYTHON ?= python3.10
 TORCH_1_10_PYTHON ?= python3.9
 interpreter_of = $(if $(filter oneflow,$(1)),$(ONEFLOW_PYTHON),$(if $(filter torch-1.10,$(1)),$(TORCH_1_10_PYTHON),$(PYTHON)))
 
-.PHONY: help conformance conformance-full report support support-check $(FRAMEWORKS) test test-processors test-processors-short test-long examples larger-than-memory benchmarks accuracy maps docs lint format dist corpus lock lock-lowest test-lowest clean
+.PHONY: help conformance conformance-full fuzz report support support-check $(FRAMEWORKS) test test-processors test-processors-short test-long examples larger-than-memory benchmarks accuracy maps docs lint format dist corpus lock lock-lowest test-lowest clean
 .DEFAULT_GOAL := help
 
 help:  ## Show these targets
@@ -41,6 +41,12 @@ conformance: $(READY)  ## Compare every implementation with torch.nn.KLDivLoss
 
 conformance-full: $(READY)  ## The same without sampling: hours
 	$(BIN)/python -m conformance --all --write build/conformance.html --write build/conformance.json
+
+# For as long as asked: make fuzz SECONDS=1800 SEEDS='1 2 3'
+SECONDS ?= 60
+SEEDS ?=
+fuzz: $(READY)  ## Judge random cases, for SECONDS=60
+	$(ON_VECTORS) $(BIN)/python -m conformance fuzz --seconds $(SECONDS) $(addprefix --seed ,$(SEEDS))
 
 report: $(READY)  ## Judge installed and recorded implementations, and write only the page: build/conformance.html
 	$(BIN)/python -m conformance report

@@ -3,12 +3,12 @@
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from conformance.implementations import corpora, reference
 from conformance.output import STDOUT, OutputError, check_outputs, command, write_text
@@ -28,6 +28,8 @@ from conformance.run import (
 )
 
 COMMANDS = ("run", "judge", "report")
+SLOW = 15
+"""How many times as long a case takes on an implementation that compiles or schedules. For the time left."""
 HERE = Path(__file__).parent
 OWN_FILES = (".npz", ".py", ".j2", ".css", ".js")
 """Endings of the files of the suite that a run reads."""
@@ -44,6 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run, report, and return the exit status."""
     started = time.monotonic()
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["fuzz"]:
+        from conformance import fuzz  # Hypothesis takes a second to import
+
+        return fuzz.main(given[1:])
     if not given or given[0] not in (*COMMANDS, "-h", "--help"):
         given.insert(0, "run")
     parser = _parser()
@@ -58,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Write the files before printing: the terminal may be gone.
     written, failures = _write(run, reports)
     if options.command != "report":
-        print_report(run, console)
+        print_report(run, console, verbose=options.verbose)
     for line in written:
         console.print(line, highlight=False, markup=False)
     console.print(f"{summary(run)} in {time.monotonic() - started:.0f} s", highlight=False)
@@ -98,7 +104,8 @@ def _judge(
     count = sum(case.group in groups for case in every_case())
     digest = " and ".join(corpus.digest[:12] for corpus in corpora())
     console.print(f"corpora {digest}: {count} cases; {len(labels)} implementations", highlight=False)
-    judgements = _judge_with_progress(question, count, options.processes, console)
+    units = {label: count * (SLOW if known[label].slow_to_start else 1) for label in labels}
+    judgements = _judge_with_progress(question, units, count, options.processes, console)
     full = not (options.files or options.implementation or options.group or options.reference)
     return Run(
         judgements=tuple(judgements),
@@ -110,22 +117,23 @@ def _judge(
     )
 
 
-def _judge_with_progress(question: Question, count: int, processes: int | None, console: Console) -> list[Judgement]:
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+def _judge_with_progress(
+    question: Question, units: Mapping[str, int], count: int, processes: int | None, console: Console
+) -> list[Judgement]:
+    """Judge, and show the progress: ``units`` are those of all cases of an implementation."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bars:
-        done = 0
-        tasks = {label: bars.add_task(label, total=count, visible=False) for label in question.labels}
-        overall = bars.add_task("all", total=count * len(question.labels))
+        bar = bars.add_task("judging", total=sum(units.values()))
+        tenths = 0
 
         def advance(label: str, number: int) -> None:
-            nonlocal done
-            bars.update(overall, advance=number)
-            bars.update(tasks[label], advance=number, visible=True)
-            if bars.tasks[tasks[label]].finished:
-                bars.update(tasks[label], visible=False)
-                done += 1
-                if not console.is_terminal:  # where no bar is seen, a line says that something happens
-                    console.print(f"{done} of {len(tasks)} done: {label}", highlight=False, markup=False)
+            nonlocal tenths
+            bars.update(bar, advance=number * units[label] / count)
+            if not console.is_terminal and bars.tasks[bar].percentage // 10 > tenths:  # where no bar is seen
+                tenths = int(bars.tasks[bar].percentage // 10)
+                left = bars.tasks[bar].time_remaining
+                about = f", about {left:.0f} s left" if left else ""
+                console.print(f"{10 * tenths} % judged{about}", highlight=False)
 
         return judge_all(question, processes=processes, progress=advance)
 
@@ -199,6 +207,9 @@ def _parser() -> argparse.ArgumentParser:
         "--all",
         action="store_true",
         help="run every case, also those that take long: hours",
+    )
+    shared.add_argument(
+        "--verbose", action="store_true", help="print every implementation by groups of cases, and the ledger"
     )
     shared.add_argument("--processes", type=_at_least_one, metavar="N", help="default: one for each core")
     writing = argparse.ArgumentParser(add_help=False)

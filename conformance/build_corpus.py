@@ -121,14 +121,15 @@ class Builder:
         reductions: Iterable[str] = REDUCTIONS,
         gradients: Sequence[str] = BOTH,
         where: str | None = None,
+        group: str = "logits",
     ) -> None:
         """Add a case of a divergence from logits for each reduction."""
         options = {"beta": beta, "temperature": temperature, "axis": axis, **({"where": where} if where else {})}
         for reduction in reductions:
             self.cases.append(
                 {
-                    "id": f"logits/{name}/beta {beta:g}/{reduction}".replace(" ", "-"),
-                    "group": "logits",
+                    "id": f"{group}/{name}/beta {beta:g}/{reduction}".replace(" ", "-"),
+                    "group": group,
                     "input": operands[0],
                     "target": operands[1],
                     "reduction": reduction,

@@ -21,7 +21,7 @@ from torch.nn.functional import kl_div
 from conformance.implementations import reference
 from conformance.implementations.torch import TorchTensors
 from conformance.judge import Verdict, judge
-from conformance.record import Case, load_corpus
+from conformance.record import Case, Implementation, load_corpus
 from conformance.run import expected_outcome
 
 BLOCK = 65_536
@@ -427,6 +427,7 @@ FAULTS: Sequence[Fault] = (
     _fault("overwrites one array that is both arguments", "one-array", _keeps_input_in_workspace),
     _fault("has no gradient by the result of another operation", "in-a-graph", _detaches_results),
 )
+SEEDS = (1, 2, 3)
 NO_FAULT = Fault("has no fault", "", _of(Fused), ())
 
 
@@ -451,9 +452,48 @@ def caught_by(fault: Fault, cases: Sequence[Case]) -> Iterator[Case]:
             yield case
 
 
-def main() -> int:
-    """Print which cases catch each fault, and return 1 if no case catches one."""
-    argparse.ArgumentParser(prog="python -m conformance.faults", description=__doc__).parse_args()
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print what catches each fault, and return 1 if nothing catches one."""
+    parser = argparse.ArgumentParser(prog="python -m conformance.faults", description=__doc__)
+    parser.add_argument(
+        "--fuzz", action="store_true", help="count the random cases that it takes, of the mutations of kldiv_xp too"
+    )
+    parser.add_argument("--most", type=int, default=2000, metavar="N", help="with --fuzz: cases; default: %(default)s")
+    options = parser.parse_args(arguments)
+    return _fuzzed(options.most) if options.fuzz else _by_corpus()
+
+
+def _fuzzed(most: int) -> int:
+    """Print after how many random cases each fault is caught, for three seeds."""
+    from conformance.fuzz import cases_until_caught
+    from conformance.mutations import MUTATIONS, UNSEEN, mutated, paths_of
+
+    table = Table(title="Random cases until a fault is caught", title_justify="left", pad_edge=False)
+    for column in ("a loss that ..., or a mutation", "cases, for three seeds"):
+        table.add_column(column)
+    missed = 0
+
+    def add(what: str, implementation: Implementation) -> None:
+        nonlocal missed
+        print(what, file=sys.stderr, flush=True)
+        counts = [cases_until_caught(implementation, seed, most) for seed in SEEDS]
+        missed += None in counts
+        table.add_row(what, ", ".join(f"more than {most}" if count is None else str(count) for count in counts))
+
+    for fault in FAULTS:
+        add(fault.what, Faulty(fault))
+    for mutation in MUTATIONS:
+        for implementation in paths_of("oneflow"):
+            if (mutation, implementation.name) not in UNSEEN:
+                with mutated(mutation):
+                    add(f"{implementation.name}: {mutation}", implementation)
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    print(f"{missed} are not caught by {most} cases of each seed")
+    return 1 if missed else 0
+
+
+def _by_corpus() -> int:
+    """Print which cases catch each fault."""
     cases = load_corpus().cases
     of_values = [case for case in cases if case.group not in ("calls", "refused")]
     of_calls = [case for case in cases if case.group == "calls"]

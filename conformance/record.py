@@ -56,6 +56,8 @@ LOGIT_UNIT = 4096
 CORPUS = Path(__file__).with_name("corpus.npz")
 LOGITS = Path(__file__).with_name("logits.npz")
 """The corpus of the divergences from logits, with its own digest: recordings over the other one stay valid."""
+FOUND = Path(__file__).with_name("found.npz")
+"""The corpus of what the fuzzer has found, of both kinds."""
 
 CALLS = {
     "once": "one call, one backward pass",
@@ -257,6 +259,8 @@ class Implementation:
         Which of ``CALLS`` the method ``evaluate`` handles itself.
     contracts
         Whether the compiler fuses a product and a sum into one operation with one rounding, as on some processors.
+    slow_to_start
+        Whether a call with a new shape or new options takes long: to compile, to schedule, or to send.
     losses, divergences
         Whether there is the loss of log-probabilities, and whether there are divergences from logits.
     """
@@ -268,6 +272,7 @@ class Implementation:
     mutable = True
     contracts = False
     calls: Iterable[str] = ()
+    slow_to_start = False
     losses = True
     divergences = False
 
@@ -285,6 +290,8 @@ class Implementation:
         self.convention = convention
         self.device = device
         self.compiled = compiled
+        if compiled:
+            self.slow_to_start = True
 
     @property
     def label(self) -> str:
@@ -516,7 +523,7 @@ def _operand(spec: dict[str, Any], arrays: Mapping[str, Values]) -> Operand:
 
 
 def _transposed(values: Values) -> Values:
-    return np.ascontiguousarray(values.swapaxes(-1, -2)).swapaxes(-1, -2)
+    return values.swapaxes(-1, -2).copy(order="C").swapaxes(-1, -2)
 
 
 def _with_gaps(values: Values) -> Values:
@@ -537,7 +544,7 @@ def _of_one_element(values: Values) -> Values:
 
 def _expanded(part: Values, values: Values) -> Values:
     whole = np.broadcast_to(part.copy(), values.shape)
-    if not np.array_equal(whole, values):
+    if not np.array_equal(whole, values, equal_nan=True):
         raise ValueError("an array that repeats a part of it must have equal values there")
     return whole
 

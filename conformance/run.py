@@ -217,19 +217,22 @@ _expected_outcomes: dict[tuple[str, str], Outcome] = {}
 
 
 def expected_outcome(against: Implementation, case: Case) -> Outcome:
-    """Outcome of the reference, computed once in each process.
+    """Outcome of the reference, computed once in each process."""
+    key = reference_for(case, against).label, case.id
+    if key not in _expected_outcomes:
+        _expected_outcomes[key] = outcome_of_reference(against, case)
+    return _expected_outcomes[key]
+
+
+def outcome_of_reference(against: Implementation, case: Case) -> Outcome:
+    """Outcome of the reference.
 
     The right result depends neither on memory layout nor on the number of calls: if the reference does not support
     those of the case, it runs the simplified case. A recorded reference has the outcome of the case itself.
     """
     against = reference_for(case, against)
-    key = against.label, case.id
-    if key not in _expected_outcomes:
-        outcome = against.run(case)
-        if outcome.unsupported and outcome.loss is None:
-            outcome = against.run(case.simplified())
-        _expected_outcomes[key] = outcome
-    return _expected_outcomes[key]
+    outcome = against.run(case)
+    return against.run(case.simplified()) if outcome.unsupported and outcome.loss is None else outcome
 
 
 def _judge_label(label: str, question: Question, tick: Callable[[tuple[str, int]], object]) -> Judgement:

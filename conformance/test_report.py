@@ -1,8 +1,10 @@
 """What the report promises, on runs that are made up; the page is opened in a real browser where there is one."""
 
+import json
 import re
 import shutil
 from base64 import b64decode
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from io import StringIO
@@ -21,6 +23,7 @@ from conformance.ledger import DEVIATIONS
 from conformance.report.contents import Run
 from conformance.report.grids import grids_as_json
 from conformance.report.html import linked, render_html
+from conformance.report.json import render_json
 from conformance.report.junit import render_junit
 from conformance.report.markdown import render_markdown
 from conformance.report.plot import error_plots
@@ -421,6 +424,32 @@ def test_the_terminal_takes_text_from_elsewhere_for_text(label: str) -> None:
         assert f"Conformance with torch.nn.KLDivLoss {label}" in text
         assert f"no CUDA device {label}: absent" in text
         assert any(line.strip("│ ").startswith(f"{label} ") for line in text.splitlines())
+
+
+def test_the_terminal_has_a_row_for_each_foreign_implementation_and_each_library() -> None:
+    made = tuple(comparisons(0, 4, (Verdict.AGREES, Verdict.DEVIATES)))
+    labels = {"acme.loss 1.0": "acme 1.0"} | {f"kldiv_xp numpy, {way} [{c}]": "numpy 2.0" for way in "ab" for c in "xy"}
+    run = Run([Judgement(label, v, None, made) for label, v in labels.items()], GROUPS, "reference", "digest")
+    shown = {verbose: StringIO() for verbose in (False, True)}
+    for verbose, file in shown.items():
+        print_report(run, Console(file=file, width=140, color_system=None), verbose=verbose)
+    rows = [line.strip("│ ").split("│")[0].strip() for line in shown[False].getvalue().splitlines() if "│" in line]
+    assert rows == ["acme.loss 1.0", "kldiv_xp on numpy 2.0"]
+    agree = sum(c.verdict == Verdict.AGREES for c in made)
+    assert f"{4 * agree:,}" in shown[False].getvalue()
+    assert "kldiv_xp numpy, a [x]" not in shown[False].getvalue()
+    assert "kldiv_xp numpy, a [x]" in shown[True].getvalue()
+
+
+def test_the_json_holds_each_text_once() -> None:
+    run = made_up(implementations=30)
+    report = render_json(run)
+    case = run.judgements[0].comparisons[0].case
+    assert report.count(f'"{case}"') == 1
+    tables = json.loads(report)["comparisons"]
+    first = next(i for i in tables["implementations"] if i["label"] == run.judgements[0].label)
+    letters = Counter(tables["verdicts"][letter] for letter in first["letters"] if letter != ".")
+    assert letters == Counter(c.verdict for c in run.judgements[0].comparisons)
 
 
 @in_browser

@@ -3,10 +3,7 @@
 import itertools
 from collections.abc import Callable
 from pathlib import Path
-from pkgutil import resolve_name
-from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -15,10 +12,11 @@ from conformance import record
 from conformance.build_corpus import build, save
 from conformance.elements import Elements
 from conformance.implementations import reference, torch
-from conformance.implementations.kldiv_xp import CONVENTIONS, numpy, paths
+from conformance.implementations.kldiv_xp import CONVENTIONS, numpy
 from conformance.implementations.kldiv_xp.sample import left_out_of_sample
 from conformance.judge import Comparison, Verdict, judge
 from conformance.ledger import ENTRIES
+from conformance.mutations import MUTATIONS, UNSEEN, mutated, paths_of
 from conformance.record import Case, Implementation, Operand, Outcome, as_result
 from conformance.run import every_case, expected_outcome, judge_implementation
 from conformance.tolerance import tolerance
@@ -41,173 +39,9 @@ def differences(implementation: Implementation) -> list[Comparison]:
     return [comparison for comparison in judgement.comparisons if comparison.verdict == Verdict.DIFFERS]
 
 
-def fast(convention: str) -> Implementation:
-    return numpy.KLDivXP(convention)
-
-
-def plain(convention: str) -> Implementation:
-    return paths.NumPy(convention, "plain", paths.plain)
-
-
-every_path = pytest.mark.parametrize("path", [fast, plain])
-
-
-@every_path
-@pytest.mark.parametrize("convention", CONVENTIONS)
-def test_the_unmutated_implementation_passes(convention: str, path: Callable[[str], Implementation]) -> None:
-    assert differences(path(convention)) == []
-
-
-Mutation = Callable[..., Any]
-
-
-def _negate(function: Mutation) -> Mutation:
-    return lambda *args, **in_place: -function(*args, **in_place)
-
-
-def _one_more_row(function: Mutation) -> Mutation:
-    def averaged(backend: Any, value: Any, elements: Any, reduction: str, *options: Any) -> Any:
-        if reduction == "batchmean" and elements.ndim:
-            return value / (elements.shape[0] + 1)
-        return function(backend, value, elements, reduction, *options)
-
-    return averaged
-
-
-def _one_more_row_counted(function: Mutation) -> Mutation:
-    return lambda backend, x, reduction: function(backend, x, reduction) + (reduction == "batchmean" and x.ndim > 0)
-
-
-def _rows_for_mean(function: Mutation) -> Mutation:
-    return lambda backend, value, elements, reduction, *options: function(
-        backend, value, elements, "batchmean" if reduction == "mean" else reduction, *options
-    )
-
-
-def _rows_counted_for_mean(function: Mutation) -> Mutation:
-    return lambda backend, x, reduction: function(backend, x, "batchmean" if reduction == "mean" else reduction)
-
-
-def _no_edge(_: object) -> Mutation:
-    return lambda *args: None
-
-
-def _clamped_edge(_: object) -> Mutation:
-    """Zero for all that is smaller than OneFlow's bound of the logarithm."""
-    return lambda x, y, options, xp: None if options.log_target else y < 1e-20
-
-
-def _edge_with_nan(function: Mutation) -> Mutation:
-    """The accident of old PyTorch: NaN > 0 is false."""
-    return lambda x, y, options, xp: function(x, y, options, xp) if options.log_target else ~(y > 0)
-
-
-def _same_dtype(_: object) -> Mutation:
-    return lambda backend, dtype, *x: dtype
-
-
-def _always(dtype: str) -> Callable[[object], Mutation]:
-    return lambda _: lambda *args: np.dtype(dtype)
-
-
-def _added_up_in(dtype: str) -> Callable[[Mutation], Mutation]:
-    def added_up_in(function: Mutation) -> Mutation:
-        def added_up(backend: Any, x: Any, y: Any, options: Any) -> Any:
-            with patch.object(backend, "native", SimpleNamespace(**{**vars(np), "float64": np.dtype(dtype)})):
-                return function(backend, x, y, options)
-
-        return added_up
-
-    return added_up_in
-
-
-def _without_one(function: Mutation) -> Mutation:
-    return lambda x, y, argnum, weight, *options: function(x, y, argnum, weight, *options) - argnum * weight
-
-
-def _swapped(function: Mutation) -> Mutation:
-    return lambda x, y, *options, **in_place: function(y, x, *options)
-
-
-def _ignores_log_target(function: Mutation) -> Mutation:
-    return lambda x, y, options, xp, **in_place: function(x, y, options._replace(log_target=False), xp)
-
-
-def _binary_logarithm(_: object) -> Mutation:
-    return lambda x, y, options, xp, **in_place: xp.exp(y) * (y - x) if options.log_target else y * (xp.log2(y) - x)
-
-
-def _summed_in_float16(function: Mutation) -> Mutation:
-    return lambda backend, value, elements, *options: function(
-        backend, elements.sum(dtype=np.float16), elements, *options
-    )
-
-
-def _few_summed_in_float16(function: Mutation) -> Mutation:
-    def of_few(*args: Any) -> Any:
-        elements, _, on_edge = function(*args)
-        return elements, elements.sum(dtype=np.float16).item(), on_edge
-
-    return of_few
-
-
-def _block_summed_in_float16(function: Mutation) -> Mutation:
-    def write_elements(self: Any, out: Any, *args: Any) -> Any:
-        _, on_edge = function(self, out, *args)
-        return out.sum(dtype=np.float16).item(), on_edge
-
-    return write_elements
-
-
-def _crash(_: object) -> Mutation:
-    """An error, but not the promised one."""
-
-    def crash(shape: Any, other: Any) -> None:
-        if shape != other:
-            raise ZeroDivisionError
-
-    return crash
-
-
-def _of_formulas(name: str, mutate: Callable[[Mutation], Mutation]) -> dict[str, Callable[[Mutation], Mutation]]:
-    return {f"_formulas.{name}": mutate, f"backends._blocks.{name}": mutate}
-
-
-def _computing_in(dtype: str) -> dict[str, Callable[[Mutation], Mutation]]:
-    return {**dict.fromkeys(_COMPUTING, _always(dtype)), f"{_BLOCKS}._added_up": _added_up_in(dtype)}
-
-
-_PLAIN, _BLOCKS, _NUMPY = "backends._standard.Backend", "backends._blocks.InBlocks", "backends.numpy.NumPy"
-_COMPUTING = (f"{_NUMPY}.computing_dtype", "backends._on_numpy.OnNumPy.adding_dtype")
-
-# What is wrong in the plain formulas, and in the path that is fast.
-MUTATIONS: dict[str, dict[str, Callable[[Mutation], Mutation]]] = {
-    "a sign": _of_formulas("loss_off_edge", _negate),
-    "a sign of the gradients": _of_formulas("derivative_off_edge", _negate),
-    "a batch too large by one": {f"{_PLAIN}.averaged": _one_more_row, f"{_BLOCKS}.counted": _one_more_row_counted},
-    "mean over the batch only": {f"{_PLAIN}.averaged": _rows_for_mean, f"{_BLOCKS}.counted": _rows_counted_for_mean},
-    "a dropped mask": _of_formulas("edge_of", _no_edge),
-    "a mask too wide": _of_formulas("edge_of", _clamped_edge),
-    "a NaN target swallowed": _of_formulas("edge_of", _edge_with_nan),
-    "float16 accumulation": {
-        f"{_PLAIN}.averaged": _summed_in_float16,
-        f"{_BLOCKS}._of_few": _few_summed_in_float16,
-        f"{_BLOCKS}._write_elements": _block_summed_in_float16,
-    },
-    "float16 not widened": dict.fromkeys(_COMPUTING, _same_dtype),
-    "computed in float16": _computing_in("float16"),
-    "computed in float32": _computing_in("float32"),
-    "a result of another dtype": {f"{_NUMPY}.result_dtype": _always("float64")},
-    "a missing term of the gradient": _of_formulas("derivative_off_edge", _without_one),
-    "swapped arguments": _of_formulas("loss_off_edge", _swapped),
-    "log_target ignored": _of_formulas("loss_off_edge", _ignores_log_target),
-    "a crash for a refusal": {"backends._standard.check_shapes": _crash},
-    "a binary logarithm": _of_formulas("loss_off_edge", _binary_logarithm),
-}
-
-
-# In blocks, whose sums are numbers of Python, float16 would be good enough for its own tolerance.
-UNSEEN = [("float16 not widened", fast)]
+@pytest.mark.parametrize("implementation", [i for c in CONVENTIONS for i in paths_of(c)], ids=lambda i: i.label)
+def test_the_unmutated_implementation_passes(implementation: Implementation) -> None:
+    assert differences(implementation) == []
 
 
 def differs(implementation: Implementation, case: Case) -> bool:
@@ -215,19 +49,18 @@ def differs(implementation: Implementation, case: Case) -> bool:
     return any(comparison.verdict == Verdict.DIFFERS for comparison in verdicts)
 
 
-@pytest.mark.parametrize("convention", CONVENTIONS)
-@pytest.mark.parametrize(
-    ("mutation", "path"), [pair for pair in itertools.product(MUTATIONS, (fast, plain)) if pair not in UNSEEN]
-)
-def test_a_mutated_implementation_is_caught(
-    mutation: str, convention: str, path: Callable[[str], Implementation], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, mutate in MUTATIONS[mutation].items():
-        owner_name, _, function = f"kldiv_xp.{name}".rpartition(".")
-        owner = resolve_name(owner_name)
-        monkeypatch.setattr(owner, function, mutate(getattr(owner, function)))
-    implementation = path(convention)
-    assert any(differs(implementation, case) for case in CASES_FOR_MUTATIONS)
+SEEN = [
+    (mutation, implementation)
+    for mutation, convention in itertools.product(MUTATIONS, CONVENTIONS)
+    for implementation in paths_of(convention)
+    if (mutation, implementation.name) not in UNSEEN
+]
+
+
+@pytest.mark.parametrize(("mutation", "implementation"), SEEN, ids=lambda of: getattr(of, "label", of))
+def test_a_mutated_implementation_is_caught(mutation: str, implementation: Implementation) -> None:
+    with mutated(mutation):
+        assert any(differs(implementation, case) for case in CASES_FOR_MUTATIONS)
 
 
 def example(input: Any, target: Any, reduction: str = "none", *, log_target: bool = False) -> Case:

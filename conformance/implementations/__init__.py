@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 
 from conformance.implementations import composition, kldiv_xp, torch
-from conformance.record import LOGITS, Corpus, Implementation, load_corpus
+from conformance.record import FOUND, LOGITS, Corpus, Implementation, load_corpus
 from conformance.recording import read_recording
 
 RECORDINGS = Path(__file__).parents[1] / "recordings"
@@ -30,9 +30,9 @@ def reference_from_logits() -> Implementation:
 
 
 @cache
-def corpora() -> tuple[Corpus, Corpus]:
-    """The corpus of the loss, and that of the divergences from logits."""
-    return load_corpus(), load_corpus(LOGITS)
+def corpora() -> tuple[Corpus, Corpus, Corpus]:
+    """The corpus of the loss, that of the divergences from logits, and what the fuzzer has found."""
+    return load_corpus(), load_corpus(LOGITS), load_corpus(FOUND)
 
 
 @cache

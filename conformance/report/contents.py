@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from conformance.judge import Verdict
+from conformance.ledger import Deviation, Inexact, Promotion, Refusal
 from conformance.run import Grids, Judgement
 
 QUANTITIES = {"loss": "loss", "input": "gradient by input", "target": "gradient by target"}
@@ -82,6 +83,16 @@ def convention(label: str) -> str | None:
     """Convention of ``kldiv_xp`` that a label ends with; ``None`` for a foreign implementation."""
     found = _CONVENTION.search(label)
     return found[1] if found else None
+
+
+def without_convention(label: str) -> str:
+    """The label without the convention that it may end with."""
+    return _CONVENTION.sub("", label)
+
+
+def is_wrong(entry: Deviation | Refusal | Promotion | Inexact) -> bool:
+    """Whether the ledger calls what the entry explains wrong, rather than another choice."""
+    return entry.why.startswith("wrong")
 
 
 def foreign_first(judgements: Iterable[Judgement]) -> list[Judgement]:

@@ -2,15 +2,15 @@
 
 import json
 from dataclasses import asdict
-from typing import Any
 
-from conformance.judge import Comparison, Verdict
+from conformance.judge import Verdict
 from conformance.ledger import ENTRIES
+from conformance.report.comparisons import comparisons_as_json
 from conformance.report.contents import QUANTITIES, Run, ledger_uses
 
 
 def render_json(run: Run) -> str:
-    """The run as data: counts, and every comparison that does not simply agree."""
+    """The run as data: counts, the ledger, and every comparison, in tables that hold each text once."""
     uses = ledger_uses(run.judgements)
     report = {
         "corpus": run.digest,
@@ -30,7 +30,6 @@ def render_json(run: Run) -> str:
                 "quantities": {
                     quantity: {verdict: j.count_of(quantity, verdict) for verdict in Verdict} for quantity in QUANTITIES
                 },
-                "comparisons": [_comparison_as_json(c) for c in j.comparisons if c.verdict != Verdict.AGREES],
             }
             for j in run.judgements
         ],
@@ -40,15 +39,7 @@ def render_json(run: Run) -> str:
         ],
         "unused_ledger_entries": list(run.unused),
     }
-    return json.dumps(report, indent=1) + "\n"
-
-
-def _comparison_as_json(comparison: Comparison) -> dict[str, Any]:
-    return {
-        "case": comparison.case,
-        "quantity": comparison.quantity,
-        "verdict": comparison.verdict,
-        "error": comparison.error,
-        "ledger": comparison.ledger,
-        "detail": comparison.detail,
-    }
+    # The tables are for programs, and most of the file: without white space.
+    tables = json.dumps(comparisons_as_json(run.judgements), separators=(",", ":"))
+    text = json.dumps(report, indent=1).removesuffix("\n}")
+    return f'{text},\n "comparisons": {tables}\n}}\n'

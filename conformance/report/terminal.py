@@ -1,38 +1,55 @@
 """The verdicts of a run, for a terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from conformance.implementations import reference, reference_from_logits
 from conformance.judge import Verdict
 from conformance.ledger import ENTRIES
-from conformance.report.contents import Run, ledger_uses, not_run_reasons, percent, version_and_source
+from conformance.report.contents import (
+    LEFT_OUT,
+    Run,
+    convention,
+    is_wrong,
+    ledger_uses,
+    not_run_reasons,
+    percent,
+    version_and_source,
+    without_convention,
+)
 from conformance.run import Judgement
 
-SHOWN_DIFFERENCES = 20
+SHOWN_DIFFERENCES = 10
+SHOWN_ENTRIES = 3
 
 
-def print_report(run: Run, console: Console) -> None:
-    """Matrix of implementations by groups, the ledger entries that were used, what differs, and what was not run."""
+def print_report(run: Run, console: Console, *, verbose: bool = False) -> None:
+    """A row for each foreign implementation and each library of ``kldiv_xp``, what differs, and what did not run.
+
+    ``verbose`` adds a row for each implementation with a column for each group, and the ledger.
+    """
     judgements = run.judgements
-    console.print(_matrix(judgements, run.groups, run.reference))
-    console.print(
-        "comparisons of losses and gradients: agrees, [yellow]+deviates[/], [red]!differs[/],"
-        " [dim]-unsupported or not run[/]\nerror: the largest of what agrees, in units of the tolerance\n"
-        "same bits: share of the elements of unreduced float32 and float64 losses that equal the reference's\n",
-        highlight=False,
-    )
-    console.print(_ledger(judgements))
+    if verbose:
+        console.print(_matrix(judgements, run.groups, run.reference))
+        console.print(
+            "comparisons of losses and gradients: agrees, [yellow]+deviates[/], [red]!differs[/],"
+            " [dim]-unsupported or not run[/]\nerror: the largest of what agrees, in units of the tolerance\n"
+            "same bits: share of the elements of unreduced float32 and float64 losses that equal the reference's\n",
+            highlight=False,
+        )
+        console.print(_ledger(judgements))
+    console.print(_overview(run))
     differing = [(j.label, c) for j in judgements for c in j.comparisons if c.verdict == Verdict.DIFFERS]
     for label, comparison in differing[:SHOWN_DIFFERENCES]:
         where = f"{label}: {comparison.case} {comparison.quantity}: {comparison.detail}"
         console.print(Text.assemble(("differs ", "red"), _text(where)))
     if len(differing) > SHOWN_DIFFERENCES:
         console.print(f"... and {len(differing) - SHOWN_DIFFERENCES} more, all of them with --write FILE.json")
-    for reason, labels in not_run_reasons(judgements).items():
-        console.print(_text(f"not run: {reason}: {', '.join(labels)}", "dim"))
+    for reason, labels in _folded(not_run_reasons(judgements)).items():
+        console.print(_text(f"not run: {reason}: {', '.join(labels)}", "dim"), no_wrap=True, overflow="ellipsis")
     versions = dict.fromkeys(version_and_source(j) for j in judgements if j.version)
     console.print(_text(f"versions: {', '.join(versions)}"))
 
@@ -47,6 +64,51 @@ def summary(run: Run) -> str:
     if run.unused:
         line += f"\nledger entries that explain nothing: {', '.join(run.unused)}"
     return line
+
+
+def _overview(run: Run) -> Table:
+    """The foreign implementations, with their most important deviations, and ``kldiv_xp`` on each library."""
+    title = _text(f"Conformance with {run.reference}, losses and gradients", "table.title")
+    table = Table(title=title, title_justify="left", pad_edge=False, expand=True)
+    table.add_column("implementation", no_wrap=True, max_width=44)
+    for verdict in ("agrees", "deviates", "differs", "left out"):
+        table.add_column(verdict, justify="right", no_wrap=True)
+    table.add_column("most important deviations", no_wrap=True, ratio=1)
+    ran = [j for j in run.judgements if j.comparisons]
+    libraries: dict[str, list[Judgement]] = {}
+    for j in ran:
+        if convention(j.label) is None:
+            table.add_row(_label(j), *_counts([j]), _text("; ".join(_most_important([j]))))
+        else:
+            libraries.setdefault(j.version, []).append(j)
+    for version, members in libraries.items():
+        table.add_row(_text(f"kldiv_xp on {version}"), *_counts(members), _text("; ".join(_most_important(members))))
+    return table
+
+
+def _counts(judgements: Sequence[Judgement]) -> list[Text]:
+    numbers = [sum(j.count(verdict) for j in judgements) for verdict in (Verdict.AGREES, Verdict.DEVIATES)]
+    differs = sum(j.count(Verdict.DIFFERS) for j in judgements)
+    left_out = sum(j.count(verdict) for j in judgements for verdict in LEFT_OUT)
+    styled = zip((*numbers, differs, left_out), ("", "yellow", "bold red", "dim"), strict=True)
+    return [Text(f"{number:,}" if number else "", style) for number, style in styled]
+
+
+def _most_important(judgements: Sequence[Judgement]) -> list[str]:
+    """Ledger entries in words, but for those about the reference: first what is wrong, then what explains most."""
+    uses, references = ledger_uses(judgements), (reference(), reference_from_logits())
+    own = (entry for entry in ENTRIES if uses[entry.id] and not any(map(entry.who, references)))
+    used = sorted(own, key=lambda entry: (not is_wrong(entry), -uses[entry.id]))
+    return [f"{entry.id.replace('-', ' ')}{' (wrong)' if is_wrong(entry) else ''}" for entry in used[:SHOWN_ENTRIES]]
+
+
+def _folded(reasons: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Reasons up to their details, with labels whose conventions are folded together."""
+    folded: dict[str, dict[str, None]] = {}
+    for reason, labels in reasons.items():
+        names = (without_convention(label.partition(" (")[0]) for label in labels)
+        folded.setdefault(reason.partition(":")[0], {}).update(dict.fromkeys(names))
+    return {reason: list(names) for reason, names in folded.items()}
 
 
 def _matrix(judgements: Sequence[Judgement], groups: Sequence[str], reference: str) -> Table:

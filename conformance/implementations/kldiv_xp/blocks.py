@@ -12,6 +12,7 @@ class LazyBlocks(ClosedForm):
     """Base of the adapters: they compute all results of a case in one computation."""
 
     lazy = True
+    slow_to_start = True
     mutable = False
 
     @abstractmethod

@@ -48,6 +48,7 @@ class KLDivXP(Implementation):
     """JAX arrays, with 64-bit numbers enabled."""
 
     gradients_by = "autodiff"
+    slow_to_start = True
     divergences = True
     mutable = False
     calls = ("in a graph", "backward twice")

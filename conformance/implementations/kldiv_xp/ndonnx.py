@@ -16,6 +16,7 @@ class KLDivXP(ClosedForm):
     """Arrays of ndonnx with values, which every operation computes at once."""
 
     needs = ("ndonnx",)
+    slow_to_start = True
     missing_dtypes = ("bfloat16", "complex64", "complex128")
 
     def __init__(self, convention: str) -> None:

@@ -27,6 +27,7 @@ class TorchDTensor(KLDivXP):
     """Tensors sharded along their longest axis, the batch or the classes."""
 
     distributed = f"{PROCESSES} processes"
+    slow_to_start = True
 
     def __init__(self, convention: str) -> None:
         super().__init__(convention, compiled=False, device="cpu")

@@ -26,6 +26,8 @@ class _Module(torch.nn.Module):
 class TorchExport(KLDivXP):
     """The module, exported for the shapes and dtypes of the case, and then run."""
 
+    slow_to_start = True
+
     def __init__(self, convention: str) -> None:
         super().__init__(convention, compiled=False, device="cpu")
         self.name = "kldiv_xp torch.export"

@@ -28,7 +28,8 @@ class TorchFunc(KLDivXP):
         """Loss and its gradients by ``torch.func.vjp``."""
         function, arguments = self.loss(case), {"input": input, "target": target}
         if not case.gradients:
-            return function(input, target), {}
+            refused = case.group == "refused"
+            return function(input, target) if refused else torch.func.vjp(lambda x: function(x, target), input)[0], {}
 
         def of_wanted(*wanted: Any) -> torch.Tensor:
             if case.call == "in a graph":
