@@ -3,6 +3,7 @@
 import dataclasses
 from abc import abstractmethod
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
@@ -13,6 +14,7 @@ from conformance.implementations.kldiv_xp import divergence_of
 from conformance.record import Case, Implementation, Operand, Result, UnsupportedError, as_result
 from kldiv_xp import js_div_with_logits, js_div_with_logits_value_and_grad, kl_div, kl_div_value_and_grad
 
+_version = cache(version)
 ARGNUMS = {"input": 0, "target": 1}
 
 
@@ -30,7 +32,7 @@ class ClosedForm(Implementation):
 
     def version(self) -> str:
         """Version of the library's package."""
-        return version(self.library)
+        return _version(self.library)
 
     def not_run(self) -> str | None:
         """Reason if a package is missing."""
