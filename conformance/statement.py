@@ -93,10 +93,19 @@ def entries_between(ours: Statement, theirs: Statement, matters: Callable[[Mask]
 
 
 def errors_in(got: Values, wanted: Values, bound: Floats) -> Floats:
-    """Differences in units of a bound; infinite where only one is NaN or infinite, or their signs differ."""
+    """Differences in units of a bound; infinite where only one is NaN or infinite, or their signs differ.
+
+    An infinity differs from a finite number by as much as that is below the largest number of the dtype: within the
+    bound, rounding decides whether it overflows.
+    """
+    largest = np.finfo(got.dtype).max if got.dtype.kind == "f" else np.inf
     got, wanted = got.astype(np.float64), wanted.astype(np.float64)
-    finite = np.isfinite(got) & np.isfinite(wanted)
-    return np.where(same(got, wanted), 0.0, np.where(finite, np.abs(got - wanted) / bound, np.inf))
+    difference = np.abs(np.clip(got, -largest, largest) - np.clip(wanted, -largest, largest))
+    comparable = np.isfinite(got) | np.isfinite(wanted)
+    comparable &= ~np.isnan(got) & ~np.isnan(wanted) & np.isfinite(difference)
+    overflows = np.isinf(got) | np.isinf(wanted)
+    errors = np.where(comparable, difference / bound, np.inf)
+    return np.where(same(got, wanted), 0.0, np.where(overflows & (errors > 1), np.inf, errors))
 
 
 def same(a: Values, b: Values) -> Mask:

@@ -19,6 +19,7 @@ from conformance.ledger import ENTRIES
 from conformance.mutations import MUTATIONS, UNSEEN, mutated, paths_of
 from conformance.record import Case, Implementation, Operand, Outcome, as_result
 from conformance.run import every_case, expected_outcome, judge_implementation
+from conformance.statement import errors_in
 from conformance.tolerance import tolerance
 
 CASES = record.load_corpus().cases
@@ -89,6 +90,14 @@ def test_an_error_within_the_tolerance_agrees_and_twice_the_tolerance_differs() 
 def test_nan_and_infinity_must_match_exactly(wrong: float) -> None:
     case = example([-1.0], [0.5])
     assert verdict(case, [wrong]).verdict == Verdict.DIFFERS
+
+
+def test_an_infinity_agrees_only_with_what_is_within_the_bound_of_overflow() -> None:
+    largest, infinite = np.asarray([np.finfo(np.float32).max]), np.asarray([np.inf], np.float32)
+    bound = np.asarray([1e36])
+    assert errors_in(infinite, largest.astype(np.float32), bound) <= 1
+    assert errors_in(infinite, (largest - 2e36).astype(np.float32), bound) == np.inf
+    assert errors_in(-infinite, largest.astype(np.float32), bound) == np.inf
 
 
 def test_a_deviation_is_excused_only_with_the_value_that_the_ledger_states() -> None:
