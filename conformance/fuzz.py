@@ -10,6 +10,7 @@ import os
 import shlex
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field, replace
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
 ROUND = 250
-"""Cases between two looks at the clock."""
+"""Cases that one run of Hypothesis draws."""
 SEED = 20261127
 SECONDS = 60.0
 LONGEST_ARGUMENT = 100_000
@@ -90,26 +91,27 @@ class Finding:
 class Tally:
     """What was judged."""
 
-    comparisons: int = 0
-    verdicts: dict[str, int] = field(default_factory=dict)
+    verdicts: Counter[Verdict] = field(default_factory=Counter)
     findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def comparisons(self) -> int:
+        """How many comparisons were made."""
+        return sum(self.verdicts[verdict] for verdict in (Verdict.AGREES, Verdict.DEVIATES, Verdict.DIFFERS))
 
     def count(self, comparison: Comparison) -> None:
         """Count a comparison."""
-        self.comparisons += comparison.verdict in (Verdict.AGREES, Verdict.DEVIATES, Verdict.DIFFERS)
-        self.verdicts[comparison.verdict] = self.verdicts.get(comparison.verdict, 0) + 1
+        self.verdicts[comparison.verdict] += 1
 
     def add(self, other: "Tally") -> None:
         """Add what another process judged."""
-        self.comparisons += other.comparisons
+        self.verdicts += other.verdicts
         self.findings += other.findings
-        for verdict, number in other.verdicts.items():
-            self.verdicts[verdict] = self.verdicts.get(verdict, 0) + number
 
 
-def compared(case: Case, implementation: Implementation, against: Implementation | None = None) -> list[Comparison]:
+def compared(case: Case, implementation: Implementation) -> list[Comparison]:
     """Verdicts of the judge on an implementation, for a case that is in no corpus."""
-    against = against or reference()
+    against = reference()
     expected = outcome_of_reference(against, case)
     return list(judge(case, implementation, implementation.run(case), reference_for(case, against), expected))
 
