@@ -4,7 +4,7 @@ The reference is the composition that people write: ``torch.nn.KLDivLoss`` of ``
 dtype of the logits. Where it gives NaN although the divergence is a number, the exact value decides.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -193,6 +193,18 @@ class Divergences:
             bound = (_defined(each) + underflow) * np.abs(self._weight) / self.options.temperature + smallest
             return np.asarray(self._in_place(bound), np.float64)
 
+    def rounded_once(self, quantity: str, dtype: str, *, derived: bool) -> Floats:
+        """Largest error of a result that is computed in float32 at least, and then rounded to its dtype."""
+        rounding = EPS[dtype] * np.abs(self.exact(quantity)) + TINY[dtype] * EPS[dtype]
+        return self.in_dtype("float32").tolerance(quantity, derived=derived) + np.where(
+            np.isfinite(rounding), rounding, 0
+        )
+
+    @property
+    def is_coarse(self) -> bool:
+        """Whether both arguments have 16 bits."""
+        return all(EPS[dtype] > EPS["float32"] for dtype in self._dtypes)
+
     @property
     def _is_kl(self) -> bool:
         return self.options.beta in (0.0, 1.0)
@@ -296,20 +308,33 @@ class Divergences:
         return np.moveaxis(np.where(self.counts[..., None], rows, 0), -1, self.options.axis)
 
 
-_kept: dict[tuple[str, str], tuple[Case, Floats, Floats]] = {}
-_MOST_KEPT = 20_000
+_kept: dict[tuple[object, ...], tuple[Case, Any]] = {}
+_MOST_KEPT = 40_000
 """More than the corpora need. The number of random cases has no bound."""
 
 
 def exact_and_tolerance(case: Case, quantity: str) -> tuple[Floats, Floats]:
-    """Exact values of a quantity, and the tolerance; kept, because many implementations are held against them."""
-    key = case.id, quantity
+    """Exact values of a quantity, and the tolerance."""
+    of = Divergences.of(case)
+    both: tuple[Floats, Floats] = _once((quantity,), case, lambda: (of.exact(quantity), of.tolerance(quantity)))
+    return both
+
+
+def rounded_once(case: Case, quantity: str, dtype: str, *, derived: bool) -> Floats:
+    """Largest error of a result that is computed in float32, and then rounded to its dtype."""
+    of = Divergences.of(case)
+    bound: Floats = _once((quantity, dtype, derived), case, lambda: of.rounded_once(quantity, dtype, derived=derived))
+    return bound
+
+
+def _once(key: tuple[object, ...], case: Case, compute: Callable[[], Any]) -> Any:
+    """What a function computes for a case; kept, because many implementations are held against it."""
+    key = case.id, *key
     if key not in _kept or _kept[key][0] is not case:
-        of = Divergences.of(case)
         if len(_kept) >= _MOST_KEPT:
             _kept.clear()
-        _kept[key] = case, of.exact(quantity), of.tolerance(quantity)
-    return _kept[key][1:]
+        _kept[key] = case, compute()
+    return _kept[key][1]
 
 
 def log_softmax(x: Exact) -> Exact:

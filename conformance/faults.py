@@ -465,6 +465,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _fuzzed(most: int) -> int:
     """Print after how many random cases each fault is caught, for three seeds."""
+    from conformance.faulty_divergences import FAULTS as FAULTS_OF_DIVERGENCES
+    from conformance.faulty_divergences import FaultyDivergence
     from conformance.fuzz import cases_until_caught
     from conformance.mutations import MUTATIONS, UNSEEN, mutated, paths_of
 
@@ -482,6 +484,8 @@ def _fuzzed(most: int) -> int:
 
     for fault in FAULTS:
         add(fault.what, Faulty(fault))
+    for name in FAULTS_OF_DIVERGENCES:
+        add(f"a divergence that {name}", FaultyDivergence(name))
     for mutation in MUTATIONS:
         for implementation in paths_of("oneflow"):
             if (mutation, implementation.name) not in UNSEEN:

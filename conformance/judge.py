@@ -10,7 +10,7 @@ import numpy as np
 
 from conformance.divergences import Divergences, exact_and_tolerance
 from conformance.elements import Elements, Floats, rounded_to
-from conformance.ledger import INEXACT, PROMOTIONS, REFUSALS, Inexact, Mask, promised_error
+from conformance.ledger import INEXACT, PROMOTIONS, REFUSALS, Inexact, Mask, promised_bound, promised_error
 from conformance.ledger.entry import floating_arrays
 from conformance.record import Case, Implementation, Outcome, Result, Values, kept, size_of
 from conformance.statement import entries_between, errors_in, same, statement
@@ -146,7 +146,10 @@ def _judge_divergence(
     theirs: tuple[Implementation, Result],
     promotions: tuple[str, ...],
 ) -> Comparison:
-    """Verdict on a quantity of a divergence from logits; sides that differ must be exact, or as the ledger states."""
+    """Verdict on a quantity of a divergence from logits; sides that differ must be exact, or as the ledger states.
+
+    A side that promises less error than the tolerance must keep its promise, even where it agrees with the other.
+    """
     got, wanted = ours[1], theirs[1]
     sample = _sample(got, wanted)
     values, wanted_values = sample(got.values), sample(wanted.values)
@@ -154,19 +157,22 @@ def _judge_divergence(
     errors = errors_in(values, wanted_values, bound)
     identical = int(np.count_nonzero(same(values, wanted_values)))
     comparison = partial(Comparison, case.id, case.group, quantity, elements=errors.size, identical=identical)
-    differing = errors > 1
+    of, entries = Divergences.of(case), dict[str, Mask]()
+    promised = promised_bound(ours[0], case, quantity, got.dtype)
+    bounds = bound if promised is None else np.minimum(bound, sample(promised)), bound
+    broken = np.asarray(promised is not None) & (errors_in(values, _rounded(exact, got), bounds[0]) > 1)
+    differing = (errors > 1) | broken
     largest = float(np.max(errors, where=~differing, initial=0))
     if not differing.any():
         return comparison(Verdict.DEVIATES if promotions else Verdict.AGREES, largest, promotions)
-    of, entries = Divergences.of(case), dict[str, Mask]()
     explained, stated = np.full(exact.shape, True), np.full(exact.shape, False)
-    for who, result in (ours, theirs):
+    for (who, result), allowed in zip((ours, theirs), bounds, strict=True):
         as_stated = np.full(exact.shape, False)
         for entry in INEXACT:
             if entry.who(who):
                 entries[entry.id] = _as_stated(entry, of, quantity, result, sample)
                 as_stated |= entries[entry.id]
-        is_exact = errors_in(sample(result.values), _rounded(exact, result), bound) <= 1
+        is_exact = errors_in(sample(result.values), _rounded(exact, result), allowed) <= 1
         explained &= is_exact | as_stated
         stated |= as_stated
     unexplained = differing & ~(explained & stated)
@@ -175,7 +181,7 @@ def _judge_divergence(
         return comparison(Verdict.DEVIATES, largest, promotions + used)
     first = tuple(int(i) for i in np.argwhere(unexplained)[0])
     detail = f"{np.count_nonzero(unexplained)} of {unexplained.size} elements, first {first}: {values[first]}"
-    detail += f"; reference: {wanted_values[first]}, exact: {exact[first]:.9g}, tolerance: {bound[first]:.2g}"
+    detail += f"; reference: {wanted_values[first]}, exact: {exact[first]:.9g}, tolerance: {bounds[0][first]:.2g}"
     return comparison(Verdict.DIFFERS, largest, detail=detail)
 
 

@@ -1,8 +1,6 @@
 """The divergences from logits in the suite: their corpus, their exact values, and the faults that it catches."""
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +9,11 @@ import pytest
 
 from conformance.build_corpus import build_logits, save
 from conformance.divergences import Divergences
+from conformance.faulty_divergences import FAULTS, FaultyDivergence
 from conformance.implementations import reference
 from conformance.implementations.composition import Composition
-from conformance.implementations.kldiv_xp import torch as on_torch
 from conformance.judge import Verdict, judge
-from conformance.record import LOGITS, Case, FromLogits, load_corpus
+from conformance.record import LOGITS, Case, load_corpus
 from conformance.run import expected_outcome
 from tests import exact_from_logits as exact
 
@@ -48,53 +46,9 @@ def test_the_values_that_decide_are_those_of_mpmath(case: Case) -> None:
             np.testing.assert_allclose(got[defined], wanted[defined], rtol=1e-12, atol=1e-17)
 
 
-Wrong = Callable[[Case, FromLogits], Case]
-
-
-def _with(**changes: Any) -> Wrong:
-    return lambda case, options: replace(case, logits=replace(options, **changes))
-
-
-FAULTS: dict[str, Wrong] = {
-    "ignores the temperature": _with(temperature=1.0),
-    "takes the last axis always": _with(axis=-1),
-    "counts every row": _with(where=None),
-    "exchanges input and target": lambda case, o: replace(case, logits=replace(o, beta=1 - o.beta)),
-    "ignores beta": _with(beta=0.5),
-    "takes the mean over the batch": lambda case, _: (
-        replace(case, reduction="batchmean") if case.reduction == "mean" else case
-    ),
-    "takes the sum for the mean": lambda case, _: replace(case, reduction="sum") if case.reduction == "mean" else case,
-}
-
-
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_caught(fault: str) -> None:
-    class Faulty(on_torch.KLDivXP):
-        def loss(self, case: Case) -> Any:
-            assert case.logits is not None
-            wrong = FAULTS[fault](case, case.logits)
-            return super().loss(wrong)
-
-    assert _differing(Faulty("oneflow", compiled=False, device="cpu"))
-
-
-@pytest.mark.parametrize("factor", [2.0, 1.001])
-def test_a_wrong_gradient_is_caught(factor: float) -> None:
-    class Scaled(on_torch.KLDivXP):
-        def gradients(self, loss: Any, arrays: Any, cotangent: Any, *, again: bool) -> Any:
-            return [factor * g for g in super().gradients(loss, arrays, cotangent, again=again)]
-
-    assert _differing(Scaled("oneflow", compiled=False, device="cpu"))
-
-
-def test_impossible_classes_that_are_clamped_are_caught() -> None:
-    class Clamped(on_torch.KLDivXP):
-        def loss(self, case: Case) -> Any:
-            loss = super().loss(case)
-            return lambda x, y: loss(x.clamp(min=-100.0), y.clamp(min=-100.0))
-
-    assert _differing(Clamped("oneflow", compiled=False, device="cpu"))
+    assert _differing(FaultyDivergence(fault))
 
 
 def test_the_composition_agrees_with_itself() -> None:

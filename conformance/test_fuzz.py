@@ -9,6 +9,8 @@ import pytest
 
 from conformance import fuzz
 from conformance.faults import FAULTS, Fault, Faulty
+from conformance.faulty_divergences import FAULTS as FAULTS_OF_DIVERGENCES
+from conformance.faulty_divergences import FaultyDivergence
 from conformance.fuzz import case_of, cases_until_caught, compared, hunt, save_cases, strategy, text_of
 from conformance.implementations.kldiv_xp import numpy
 from conformance.judge import Verdict
@@ -42,6 +44,11 @@ def test_random_cases_catch_a_mutation(mutation: str) -> None:
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.what)
 def test_random_cases_catch_a_faulty_loss(fault: Fault) -> None:
     assert cases_until_caught(Faulty(fault), fuzz.SEED, MOST) is not None
+
+
+@pytest.mark.parametrize("fault", FAULTS_OF_DIVERGENCES)
+def test_random_cases_catch_a_faulty_divergence(fault: str) -> None:
+    assert cases_until_caught(FaultyDivergence(fault), fuzz.SEED, MOST) is not None
 
 
 class AlwaysWrong(numpy.KLDivXP):

@@ -19,6 +19,7 @@ from conformance.ledger import (
     torchtune,
 )
 from conformance.ledger.entry import Deviation, Inexact, Mask, Promotion, Refusal
+from conformance.ledger.from_logits import promised_bound
 from conformance.ledger.kldiv_xp import promised_error
 from conformance.record import Implementation
 
@@ -34,6 +35,7 @@ __all__ = [
     "Promotion",
     "Refusal",
     "deviations_of",
+    "promised_bound",
     "promised_error",
 ]
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from conformance.divergences import Divergences
+from conformance.divergences import Divergences, rounded_once
 from conformance.elements import Floats
 from conformance.ledger.entry import Inexact, Mask, Promotion
-from conformance.record import Implementation
+from conformance.record import Case, Implementation
 
 
 def _composition(implementation: Implementation) -> bool:
@@ -56,6 +56,16 @@ def _float64(of: Divergences, quantity: str) -> Mask:
 def of_float32(of: Divergences, quantity: str) -> Floats:
     """Rounding errors of float32, where the reference has those of float64."""
     return of.in_dtype("float32").tolerance(quantity, derived=quantity != "loss")
+
+
+def promised_bound(implementation: Implementation, case: Case, quantity: str, dtype: str) -> Floats | None:
+    """Bound on the error of ``kldiv_xp`` for 16 bits, which it computes in float32; ``None`` where it has no other.
+
+    The tolerance is of a composition in 16 bits: it exceeds most divergences, and even 0 would agree.
+    """
+    if implementation.convention is None or not Divergences.of(case).is_coarse:
+        return None
+    return rounded_once(case, quantity, dtype, derived=_exported(implementation))
 
 
 def _gradients(of: Divergences, quantity: str) -> Mask:
