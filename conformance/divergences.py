@@ -140,7 +140,9 @@ class Divergences:
         with np.errstate(all="ignore"):
             if quantity == "loss":
                 return self._reduced(self._rows).astype(np.float64)
-            return self._in_place(self._derivatives(quantity) * self._weight).astype(np.float64)
+            defined = ~np.isnan(self._rows)[..., None]
+            derivatives = np.where(defined, self._derivatives(quantity), np.nan)
+            return self._in_place(derivatives * self._weight).astype(np.float64)
 
     def in_dtype(self, dtype: str) -> "Divergences":
         """The same rows, as an implementation computes them that converts both arguments to a dtype first."""

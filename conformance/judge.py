@@ -116,7 +116,7 @@ def _judge_quantity(
     sample = _sample(got, wanted)
     values, wanted_values = sample(got.values), sample(wanted.values)
     bound = sample(tolerance(elements, quantity))
-    errors = errors_in(values, wanted_values, bound)
+    errors = errors_in(values, wanted_values, bound, max(elements.divisor, 1) if quantity == "loss" else 1)
     identical = int(np.count_nonzero(same(values, wanted_values)))
     comparison = partial(Comparison, case.id, case.group, quantity, elements=errors.size, identical=identical)
     differing = errors > 1

@@ -92,15 +92,16 @@ def entries_between(ours: Statement, theirs: Statement, matters: Callable[[Mask]
     return tuple(entries)
 
 
-def errors_in(got: Values, wanted: Values, bound: Floats) -> Floats:
+def errors_in(got: Values, wanted: Values, bound: Floats, divisor: float = 1.0) -> Floats:
     """Differences in units of a bound; infinite where only one is NaN or infinite, or their signs differ.
 
-    An infinity differs from a finite number by as much as that is below the largest number of the dtype: within the
-    bound, rounding decides whether it overflows.
+    An infinity differs from a finite number by as much as that differs from the largest number of the dtype, over the
+    divisor of a mean: within the bound, rounding decides whether the sum overflows.
     """
-    largest = np.finfo(got.dtype).max if got.dtype.kind == "f" else np.inf
+    largest = np.finfo(got.dtype).max / divisor if got.dtype.kind == "f" else np.inf
     got, wanted = got.astype(np.float64), wanted.astype(np.float64)
-    difference = np.abs(np.clip(got, -largest, largest) - np.clip(wanted, -largest, largest))
+    finite = [np.where(np.isinf(values), np.copysign(largest, values), values) for values in (got, wanted)]
+    difference = np.abs(finite[0] - finite[1])
     comparable = np.isfinite(got) | np.isfinite(wanted)
     comparable &= ~np.isnan(got) & ~np.isnan(wanted) & np.isfinite(difference)
     overflows = np.isinf(got) | np.isinf(wanted)

@@ -9,7 +9,7 @@ from kldiv_xp._formulas import loss_derivative, loss_elements
 from kldiv_xp._options import LogitsOptions, Options
 from kldiv_xp.backends._standard import Array, Backend, DType
 
-BLOCK = 4096
+BLOCK = 256
 """Numbers in a block, which are added sequentially."""
 
 
@@ -71,10 +71,10 @@ class MLX(Backend):
             return mx.sum(x.astype(mx.float64) if _on_cpu() else x, axis=axis, keepdims=True).astype(x.dtype)
         if not _on_cpu():
             return mx.sum(x)
-        if x.size <= BLOCK:
-            return mx.sum(x.astype(mx.float64))
-        rows = mx.pad(mx.flatten(x), (0, -x.size % BLOCK)).reshape(-1, BLOCK)
-        return mx.sum(mx.sum(rows.astype(mx.float64), axis=1))
+        x = mx.flatten(x).astype(mx.float64)
+        while x.size > BLOCK:
+            x = mx.sum(mx.pad(x, (0, -x.size % BLOCK)).reshape(-1, BLOCK), axis=1)
+        return mx.sum(x)
 
 
 class _Namespace:
