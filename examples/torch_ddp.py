@@ -28,7 +28,7 @@ def train(rank: int, store: str) -> None:
     student = DistributedDataParallel(torch.nn.Linear(8, 4))
     share = features.chunk(PROCESSES)[rank]
     target = teacher(share).softmax(-1).detach()
-    criterion = KLDivLoss("batchmean")
+    criterion = KLDivLoss(reduction="batchmean")
     optimizer = torch.optim.SGD(student.parameters(), lr=1.0)
     for step in range(51):
         optimizer.zero_grad()

@@ -171,10 +171,12 @@ class TestDtypes:
         with pytest.raises(TypeError) as e:
             call(*given)
         name = ("input", "target")[wrong[0]]
-        assert str(e.value) == (
-            f"{name} must have a real floating-point dtype of 16 bits or more, got {shown};"
-            " convert it first, class indices to one-hot probabilities"
+        what = (
+            "of class indices make one-hot probabilities, convert other numbers"
+            if name == "target"
+            else "convert it first"
         )
+        assert str(e.value) == (f"{name} must have a real floating-point dtype of 16 bits or more, got {shown}; {what}")
 
     def test_so_is_a_byte_order_that_jax_does_not_take(self) -> None:
         x = _of_jax("float32")
@@ -213,7 +215,7 @@ class TestWhatIsNoArray:
 
     def test_two_scalars_are_not_two_arrays(self) -> None:
         with pytest.raises(TypeError, match=r"input must be an array.*got float"):
-            kl_div(-1.0, 0.5)
+            kl_div(-1.0, 0.5)  # type: ignore[type-var]
 
 
 INSTALLED = [name for name in backends.NAMES if not isinstance(backends.load(name), str)]

@@ -43,7 +43,7 @@ def saved_and_loaded(program: Any) -> Any:
 @pytest.mark.parametrize("strict", [False, True], ids=["non-strict", "strict"])
 @every_reduction
 def test_a_module_is_exported_once_for_batches_of_every_size(reduction: Any, strict: bool) -> None:
-    loss, batch = KLDivLoss(reduction), Dim("batch")
+    loss, batch = KLDivLoss(reduction=reduction), Dim("batch")
     program = export(loss, tensors(4), dynamic_shapes=({0: batch}, {0: batch}), strict=strict)
     restored = saved_and_loaded(program)
     for rows in (2, 4, 9):
@@ -54,7 +54,7 @@ def test_a_module_is_exported_once_for_batches_of_every_size(reduction: Any, str
 @pytest.mark.parametrize("convention", CONVENTIONS)
 @every_reduction
 def test_an_exported_program_has_the_gradients_of_the_loss(reduction: Any, convention: Any) -> None:
-    loss, (x, y) = KLDivLoss(reduction, convention=convention), tensors(4)
+    loss, (x, y) = KLDivLoss(reduction=reduction, convention=convention), tensors(4)
     results = []
     for function in (loss, saved_and_loaded(export(loss, (x, y)))):
         arguments = [a.clone().requires_grad_() for a in (x, y)]
@@ -88,7 +88,7 @@ def test_a_program_compiled_ahead_of_time_gives_the_same_loss(tmp_path: Path) ->
     from torch._inductor import aoti_compile_and_package, aoti_load_package
 
     batch = Dim("batch", min=2, max=1024)
-    program = export(KLDivLoss("batchmean"), tensors(4), dynamic_shapes=({0: batch}, {0: batch}))
+    program = export(KLDivLoss(reduction="batchmean"), tensors(4), dynamic_shapes=({0: batch}, {0: batch}))
     package = aoti_compile_and_package(program, package_path=str(tmp_path / "loss.pt2"))
     compiled = aoti_load_package(package)
     for rows in (2, 9):
@@ -98,7 +98,7 @@ def test_a_program_compiled_ahead_of_time_gives_the_same_loss(tmp_path: Path) ->
 
 @every_reduction
 def test_a_function_of_a_module_without_parameters_is_the_module(reduction: Any) -> None:
-    loss, (x, y) = KLDivLoss(reduction), tensors(4)
+    loss, (x, y) = KLDivLoss(reduction=reduction), tensors(4)
     assert torch.equal(functional_call(loss, {}, (x, y)), loss(x, y))
 
 
@@ -107,9 +107,9 @@ def test_reverse_mode_of_functions_is_the_closed_form(reduction: Any) -> None:
     x, y = tensors(4)
     cotangent = torch.ones_like(x) if reduction == "none" else None
     _, closed = kl_div_value_and_grad(x, y, reduction, argnums=(0, 1), cotangent=cotangent)
-    value, pullback, *_ = vjp(KLDivLoss(reduction), x, y)
+    value, pullback, *_ = vjp(KLDivLoss(reduction=reduction), x, y)
     check_loss(value, reduction, x, y)
-    jacobians = jacrev(KLDivLoss(reduction), argnums=(0, 1))(x, y)
+    jacobians = jacrev(KLDivLoss(reduction=reduction), argnums=(0, 1))(x, y)
     over = {"mean": x.numel(), "batchmean": len(x)}.get(reduction, 1)
     for argnum, gradient in enumerate(pullback(torch.ones_like(value))):
         bounds = exact.derivative_tolerances(numbers(x), numbers(y), argnum, torch, "float32")

@@ -24,7 +24,7 @@ class Distillation(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.student = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.LogSoftmax(dim=-1))
-        self.loss = KLDivLoss("batchmean")
+        self.loss = KLDivLoss(reduction="batchmean")
 
     def forward(self, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         loss: torch.Tensor = self.loss(self.student(x), target)
@@ -33,23 +33,31 @@ class Distillation(torch.nn.Module):
 
 @every_choice
 def test_it_computes_what_the_function_computes(reduction: Any, log_target: bool, convention: Any) -> None:
-    loss = KLDivLoss(reduction, log_target, convention=convention)(X, Y)
+    loss = KLDivLoss(reduction=reduction, log_target=log_target, convention=convention)(X, Y)
     assert torch.equal(loss, kldiv_xp.kl_div(X, Y, reduction, log_target, convention=convention))
 
 
 @every_choice
 def test_its_repr_evaluates_to_one_like_it(reduction: Any, log_target: bool, convention: Any) -> None:
-    loss = KLDivLoss(reduction, log_target, convention=convention)
+    loss = KLDivLoss(reduction=reduction, log_target=log_target, convention=convention)
     twin = eval(repr(loss), {"KLDivLoss": KLDivLoss})
     assert (twin.reduction, twin.log_target, twin.convention) == (reduction, log_target, convention)
     assert repr(loss) == repr(kldiv_xp.KLDivLoss(reduction, log_target, convention=convention))
 
 
-def test_it_takes_the_arguments_that_the_value_takes() -> None:
-    of_module, of_value = (inspect.signature(cls).parameters for cls in (KLDivLoss, kldiv_xp.KLDivLoss))
-    assert {name: (p.default, p.kind) for name, p in of_module.items()} == {
-        name: (p.default, p.kind) for name, p in of_value.items()
-    }
+def parameters(function: Any) -> dict[str, tuple[object, object]]:
+    return {name: (p.default, p.kind) for name, p in inspect.signature(function).parameters.items()}
+
+
+def test_it_takes_the_arguments_of_pytorchs_module_and_those_of_the_value() -> None:
+    of_pytorch = parameters(torch.nn.KLDivLoss)
+    assert parameters(KLDivLoss) == of_pytorch | parameters(kldiv_xp.KLDivLoss)
+    assert list(parameters(KLDivLoss))[: len(of_pytorch)] == list(of_pytorch)
+
+
+def test_the_function_takes_the_arguments_of_pytorchs_function() -> None:
+    of_pytorch, of_ours = parameters(torch.nn.functional.kl_div), parameters(kldiv_xp.torch.kl_div)
+    assert dict(list(of_ours.items())[: len(of_pytorch)]) == of_pytorch
 
 
 @pytest.mark.parametrize(
@@ -62,7 +70,7 @@ def test_it_refuses_its_options_when_it_is_made(options: Any, error: type[Except
 
 
 def test_it_has_no_state() -> None:
-    loss = KLDivLoss("sum")
+    loss = KLDivLoss(reduction="sum")
     assert loss.state_dict() == {}
     assert not list(loss.parameters())
     assert not list(loss.buffers())
@@ -109,7 +117,7 @@ def test_a_model_learns_with_it() -> None:
     ids=["copy", "deepcopy", "pickle", "torch.save"],
 )
 def test_its_copies_do_what_it_does(copied: Any) -> None:
-    loss = KLDivLoss("sum", True, convention="limit").eval()
+    loss = KLDivLoss(reduction="sum", log_target=True, convention="limit").eval()
     twin = copied(loss)
     assert twin is not loss
     assert repr(twin) == repr(loss)
@@ -130,7 +138,7 @@ def test_its_options_can_be_assigned_as_those_of_torch_can() -> None:
 
 
 def test_it_stands_in_containers_and_hooks() -> None:
-    losses = torch.nn.ModuleDict({"sum": KLDivLoss("sum"), "mean": KLDivLoss()})
+    losses = torch.nn.ModuleDict({"sum": KLDivLoss(reduction="sum"), "mean": KLDivLoss()})
     assert torch.equal(losses["sum"](X, Y) / 4, losses["mean"](X, Y))
     assert list(torch.nn.ModuleList(losses.values()).state_dict()) == []
     seen = []

@@ -177,7 +177,8 @@ def test_numpy_may_be_given_a_cotangent_of_jax_and_the_other_way_round() -> None
         of_numpy = [np.asarray([-1.0, -2.0]), np.asarray([0.5, 0.25]), np.asarray([2.0, 3.0])]
         of_jax = [jax.numpy.asarray(a) for a in of_numpy]
         for first, second, cotangent in itertools.product(*zip(of_numpy, of_jax, strict=True)):
-            loss, gradient = kl_div_value_and_grad(first, second, "none", cotangent=cotangent)
+            given: Any = {"input": first, "target": second, "cotangent": cotangent}
+            loss, gradient = kl_div_value_and_grad(**given, reduction="none")
             assert type(loss) is type(gradient)
             np.testing.assert_array_equal(gradient, [-1.0, -0.75])
 

@@ -116,7 +116,7 @@ class TestTorch:
         x, y, where = problem("elements", log_target, (size, size))
         _, *wanted = expected(x, y, where, reduction, log_target, convention)
         a, b = (torch.tensor(values, requires_grad=True) for values in (x, y))
-        loss = Module(reduction, log_target, convention=convention)(a, b, torch.tensor(where))
+        loss = Module(reduction=reduction, log_target=log_target, convention=convention)(a, b, torch.tensor(where))
         cotangent = torch.linspace(-1.0, 2.0, x.size, dtype=torch.float64).reshape(x.shape)
         weight = cotangent if reduction == "none" else None
         gradients = torch.autograd.grad(loss, (a, b), weight, create_graph=create_graph)
@@ -125,13 +125,15 @@ class TestTorch:
 
     def test_a_compiled_loss_is_one_graph(self) -> None:
         x, y, where = (torch.tensor(values) for values in problem("rows", log_target=False))
-        compiled = torch.compile(Module("mean"), fullgraph=True, backend="aot_eager")
-        torch.testing.assert_close(compiled(x, y, where), Module("mean")(x, y, where))
+        compiled = torch.compile(Module(reduction="mean"), fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(x, y, where), Module(reduction="mean")(x, y, where))
 
     def test_a_batch_of_masks_is_mapped(self) -> None:
         x, y, where = (torch.tensor(values) for values in problem("elements", log_target=False))
-        rows = torch.func.vmap(Module("sum"))(x, y, where)
-        torch.testing.assert_close(rows, torch.stack([Module("sum")(*row) for row in zip(x, y, where, strict=True)]))
+        rows = torch.func.vmap(Module(reduction="sum"))(x, y, where)
+        torch.testing.assert_close(
+            rows, torch.stack([Module(reduction="sum")(*row) for row in zip(x, y, where, strict=True)])
+        )
 
 
 class TestJax:

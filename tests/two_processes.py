@@ -364,7 +364,7 @@ def agrees_with_one_process(parallel: Callable[[torch.nn.Module], torch.nn.Modul
     rank = dist.get_rank()
     half = slice(3 * rank, 3 * rank + 3)
     for reduction in ("batchmean", "mean"):
-        loss = KLDivModule(reduction)
+        loss = KLDivModule(reduction=reduction)
         for inside in (True, False):
             step: Any = (lambda m, a, b: m(a, b)) if inside else (lambda m, a, b, of=loss: of(m(a), b))
             expected = steps(model(loss if inside else None), step, slice(0, 6))
@@ -395,7 +395,7 @@ def fsdp2_trains_as_one_process_does() -> None:
 @check
 def a_compiled_loss_takes_dtensors() -> None:
     x, y = tensors((6, 8))
-    loss = KLDivModule("batchmean")
+    loss = KLDivModule(reduction="batchmean")
     compiled = torch.compile(loss, fullgraph=True, dynamic=False, backend="aot_eager")
     value, *gradients = loss_and_gradients(compiled, spread(x, Shard(0)), spread(y, Shard(0)))
     check_value(value.full_tensor(), KLDivLoss("batchmean"), x, y)

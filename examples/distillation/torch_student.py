@@ -32,7 +32,7 @@ class DistillationLoss(nn.Module):
         self.temperature = temperature
         self.teacher_weight = teacher_weight
         self.from_teacher = KLDivWithLogitsLoss(temperature=temperature)
-        self.from_labels = KLDivLoss("batchmean")
+        self.from_labels = KLDivLoss(reduction="batchmean")
 
     def forward(self, logits: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
         """Loss of the student's ``logits`` against the teacher's, and against one-hot ``labels``."""

@@ -6,11 +6,23 @@ known sizes. A backend's ``of_equal_shape`` handles the others.
 
 from collections.abc import Iterable
 from numbers import Real
-from typing import Any
+from typing import Any, Protocol
 
 from kldiv_xp._options import Reduction
 
 Shape = tuple[Any, ...]
+
+
+class ArrayLike(Protocol):
+    """What a type checker asks of an array. Arrays of two libraries have no common type that has it."""
+
+    @property
+    def shape(self) -> Any:
+        """Sizes."""
+
+    @property
+    def dtype(self) -> Any:
+        """Type of the elements."""
 
 
 def all_known(sizes: Shape) -> bool:
@@ -21,10 +33,11 @@ def all_known(sizes: Shape) -> bool:
 def check_shapes(shape: Shape, other: Shape) -> None:
     """Raise if input and target differ in shape: broadcasting ``(N, 1)`` against ``(N,)`` is a bug."""
     if not _may_be_equal(shape, other):
-        raise ValueError(
-            f"input and target must have the same shape, got {shape} and {other};"
-            " reshape one, or broadcast it explicitly"
-        )
+        what = "reshape one, or broadcast it explicitly"
+        axes = {axis for axis in (1, len(shape) - 1) if 0 <= axis < len(shape) and shape[axis] != 1}
+        if any(other == shape_of_rows(shape, axis) for axis in axes):
+            what = f"of class indices make one-hot probabilities, or {what}"
+        raise ValueError(f"input and target must have the same shape, got {shape} and {other}; {what}")
 
 
 def check_axis(axis: int, shape: Shape) -> int:

@@ -3,11 +3,11 @@
 from dataclasses import KW_ONLY, dataclass
 from typing import TypeVar, overload
 
-from kldiv_xp._arguments import is_number, wanted_gradients
+from kldiv_xp._arguments import ArrayLike, is_number, wanted_gradients
 from kldiv_xp._options import Convention, Reduction, checked
 from kldiv_xp.backends import find
 
-Array = TypeVar("Array")
+Array = TypeVar("Array", bound=ArrayLike)
 
 
 def kl_div(
@@ -34,8 +34,9 @@ def kl_div(
         dtype may differ.
     reduction : {"mean", "sum", "batchmean", "none"}, default "mean"
         ``"mean"`` divides the sum by the number of elements, which is *not* the mathematical divergence;
-        ``"batchmean"`` divides by the length of axis 0, which is. A 0-d array counts as a batch of one. The mean over
-        no elements is NaN.
+        ``"batchmean"`` divides by the length of axis 0, which is, for arrays of shape (N, C). For (N, T, C), reshape
+        both to (N T, C), or divide the sum by N T. For one distribution, of shape (C,), and under ``vmap``, use
+        ``"sum"``. A 0-d array counts as a batch of one. The mean over no elements is NaN.
     log_target : bool, default False
         Whether ``target`` holds log-probabilities.
     where : array of bool, optional
@@ -76,6 +77,12 @@ def kl_div(
         For arguments that are not two arrays of one library (a NumPy array beside a JAX array is accepted), a dtype
         that is not real floating or has fewer than 16 bits, a subclass of ``numpy.ndarray``, or a ``log_target`` that
         is not a bool.
+
+    Warns
+    -----
+    UserWarning
+        If all targets are negative without ``log_target``: they are log-probabilities, or the arguments are exchanged.
+        Only for concrete arrays of NumPy, PyTorch, JAX and array-api-strict in the memory of the CPU.
 
     See Also
     --------
@@ -131,6 +138,9 @@ class KLDivLoss:
     >>> print(f"{loss(np.log(np.asarray([[0.25, 0.75]])), np.asarray([[0.5, 0.5]])):.6f}")
     0.143841
     """
+
+    # Transformations of functions ask for it: https://github.com/pytorch/pytorch/blob/main/torch/_functorch/vmap.py
+    __name__ = "KLDivLoss"
 
     reduction: Reduction = "mean"
     log_target: bool = False

@@ -3,11 +3,11 @@
 from dataclasses import KW_ONLY, dataclass
 from typing import TypeVar, overload
 
-from kldiv_xp._arguments import is_number, wanted_gradients
+from kldiv_xp._arguments import ArrayLike, is_number, wanted_gradients
 from kldiv_xp._options import LogitsOptions, Reduction, checked_from_logits
 from kldiv_xp.backends import find
 
-Array = TypeVar("Array")
+Array = TypeVar("Array", bound=ArrayLike)
 
 
 def kl_div_with_logits(
@@ -170,6 +170,8 @@ class KLDivWithLogitsLoss:
     0.030930
     """
 
+    __name__ = "KLDivWithLogitsLoss"  # as KLDivLoss has
+
     reduction: Reduction = "batchmean"
     _: KW_ONLY
     temperature: float = 1.0
@@ -207,6 +209,8 @@ class JSDivWithLogitsLoss:
     >>> print(f"{loss(np.asarray([[1.0, 2.0]]), np.asarray([[2.0, 2.0]])):.6f}")
     0.010677
     """
+
+    __name__ = "JSDivWithLogitsLoss"  # as KLDivLoss has
 
     beta: float = 0.5
     reduction: Reduction = "batchmean"

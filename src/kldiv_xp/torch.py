@@ -1,29 +1,130 @@
-"""The losses as modules: ``KLDivLoss`` in place of ``torch.nn.KLDivLoss``, and those from logits."""
+"""PyTorch's interface of the loss: ``kl_div`` and ``KLDivLoss`` in place of PyTorch's own, and those from logits."""
 
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
 from torch import Tensor
 from torch.nn import Module
+from torch.nn._reduction import legacy_get_string
+from torch.overrides import handle_torch_function, has_torch_function
 
-from kldiv_xp._losses import kl_div
+from kldiv_xp._losses import kl_div as _kl_div
 from kldiv_xp._losses_from_logits import js_div_with_logits, kl_div_with_logits
-from kldiv_xp._options import Convention, Reduction, checked, checked_from_logits
+from kldiv_xp._misuse import caller
+from kldiv_xp._options import Convention, Reduction, checked, checked_from_logits, type_name
 
-__all__ = ["JSDivWithLogitsLoss", "KLDivLoss", "KLDivWithLogitsLoss"]
+__all__ = ["JSDivWithLogitsLoss", "KLDivLoss", "KLDivWithLogitsLoss", "kl_div"]
 
 
-class KLDivLoss(Module):
-    """Kullback-Leibler divergence loss as a module without parameters.
+def kl_div(
+    input: Tensor,
+    target: Tensor,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: Reduction = "mean",
+    log_target: bool = False,
+    *,
+    where: Tensor | None = None,
+    convention: Convention = "oneflow",
+) -> Tensor:
+    """Kullback-Leibler divergence loss, with the arguments of ``torch.nn.functional.kl_div``.
+
+    It takes part in ``__torch_function__``, as PyTorch's own functions do: a tracer of ``torch.fx``, a mode or a
+    subclass of ``Tensor`` sees one call.
 
     Parameters
     ----------
-    reduction, log_target, convention
-        As in :func:`kldiv_xp.kl_div`. The constructor checks them. ``convention="torch"`` computes what
-        ``torch.nn.KLDivLoss`` computes, except that the gradient by a zero target is 0, not NaN.
+    input, target : Tensor, shape (N, ...)
+        Log-probabilities and probabilities, as in :func:`kldiv_xp.kl_div`.
+    size_average, reduce : bool, optional
+        Deprecated, as in PyTorch. If one is given, both select the reduction: ``"none"`` if ``reduce`` is false, else
+        ``"sum"`` if ``size_average`` is false, else ``"mean"``.
+    reduction, log_target, where, convention
+        As in :func:`kldiv_xp.kl_div`.
+
+    Returns
+    -------
+    Tensor
+        As from :func:`kldiv_xp.kl_div`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`kldiv_xp.kl_div`. Also ``TypeError`` for a ``size_average`` or ``reduce`` that is not a bool: PyTorch
+        takes a reduction there, the third argument of :func:`kldiv_xp.kl_div`, for true.
+
+    Warns
+    -----
+    UserWarning
+        For ``reduction="mean"``, which is not the divergence, and for the deprecated arguments; as PyTorch does.
+
+    See Also
+    --------
+    kldiv_xp.kl_div : The same function for every library, without the deprecated arguments.
+
+    References
+    ----------
+    https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.kl_div.html
+
+    Examples
+    --------
+    >>> import torch
+    >>> from kldiv_xp.torch import kl_div
+    >>> kl_div(torch.tensor([[0.25, 0.75]]).log(), torch.tensor([[0.5, 0.5]]), reduction="batchmean")
+    tensor(0.1438)
+    """
+    _check_legacy(size_average, reduce)
+    tensors = (input, target) if where is None else (input, target, where)
+    if has_torch_function(tensors):
+        result: Tensor = handle_torch_function(
+            kl_div,
+            tensors,
+            input,
+            target,
+            size_average=size_average,
+            reduce=reduce,
+            reduction=reduction,
+            log_target=log_target,
+            where=where,
+            convention=convention,
+        )
+        return result
+    if size_average is not None or reduce is not None:
+        reduction = legacy_get_string(size_average, reduce)  # type: ignore[assignment]
+    elif reduction == "mean" and not torch.compiler.is_compiling():
+        warnings.warn(
+            'reduction="mean" divides by the number of elements, which is not the Kullback-Leibler divergence;'
+            ' "batchmean" divides by the length of axis 0, which is for an input of shape (N, C)',
+            stacklevel=caller("torch"),
+        )
+    return _kl_div(input, target, reduction, log_target, where=where, convention=convention)
+
+
+def _check_legacy(size_average: object, reduce: object) -> None:
+    for name, given in (("size_average", size_average), ("reduce", reduce)):
+        if not (given is None or isinstance(given, bool)):
+            hint = f"; name it: reduction={given!r}" if isinstance(given, str) else ""
+            raise TypeError(f"{name} must be True, False or None, got {given!r} of type {type_name(given)}{hint}")
+
+
+class KLDivLoss(torch.nn.KLDivLoss):
+    """Kullback-Leibler divergence loss as a module without parameters, in place of ``torch.nn.KLDivLoss``.
+
+    It is a subclass of it, so that ``isinstance`` holds.
+
+    Parameters
+    ----------
+    size_average, reduce, reduction, log_target, convention
+        As in :func:`kl_div`. The constructor checks them. ``convention="torch"`` computes what ``torch.nn.KLDivLoss``
+        computes, except that the gradient by a zero target is 0, not NaN.
 
     Examples
     --------
     >>> import torch
     >>> from kldiv_xp.torch import KLDivLoss
-    >>> loss = KLDivLoss("batchmean")
+    >>> loss = KLDivLoss(reduction="batchmean")
     >>> loss
     KLDivLoss(reduction='batchmean', log_target=False, convention='oneflow')
     >>> student = torch.tensor([[0.25, 0.75]]).log().requires_grad_()
@@ -32,26 +133,45 @@ class KLDivLoss(Module):
     tensor([[-0.5000, -0.5000]])
     """
 
+    reduction: Reduction
+
     def __init__(
         self,
+        size_average: bool | None = None,
+        reduce: bool | None = None,
         reduction: Reduction = "mean",
         log_target: bool = False,
         *,
         convention: Convention = "oneflow",
     ) -> None:
-        super().__init__()
+        _check_legacy(size_average, reduce)
         checked(reduction, log_target, convention)
-        self.reduction: Reduction = reduction
-        self.log_target = log_target
+        super().__init__(size_average, reduce, reduction, log_target)
         self.convention: Convention = convention
 
     def forward(self, input: Tensor, target: Tensor, where: Tensor | None = None) -> Tensor:
-        """Loss of ``input`` against ``target``, where ``where`` is true; see :func:`kldiv_xp.kl_div`."""
-        return kl_div(input, target, self.reduction, self.log_target, where=where, convention=self.convention)
+        """Loss of ``input`` against ``target``, where ``where`` is true; see :func:`kl_div`."""
+        return kl_div(
+            input,
+            target,
+            reduction=self.reduction,
+            log_target=self.log_target,
+            where=where,
+            convention=self.convention,
+        )
 
     def extra_repr(self) -> str:
         """Options for ``repr``."""
         return f"reduction={self.reduction!r}, log_target={self.log_target}, convention={self.convention!r}"
+
+
+def _dispatched(function: Callable[..., Tensor], *tensors: Tensor, **options: Any) -> Tensor:
+    """The function of the tensors, in which ``__torch_function__`` takes part."""
+    given = tuple(tensor for tensor in (*tensors, options["where"]) if tensor is not None)
+    if has_torch_function(given):
+        result: Tensor = handle_torch_function(function, given, *tensors, **options)
+        return result
+    return function(*tensors, **options)
 
 
 class KLDivWithLogitsLoss(Module):
@@ -84,9 +204,8 @@ class KLDivWithLogitsLoss(Module):
 
     def forward(self, input: Tensor, target: Tensor, where: Tensor | None = None) -> Tensor:
         """Loss of ``input`` against ``target``, of the rows where ``where`` is true."""
-        return kl_div_with_logits(
-            input, target, self.reduction, temperature=self.temperature, axis=self.axis, where=where
-        )
+        options = {"reduction": self.reduction, "temperature": self.temperature, "axis": self.axis, "where": where}
+        return _dispatched(kl_div_with_logits, input, target, **options)
 
     def extra_repr(self) -> str:
         """Options for ``repr``."""
@@ -124,9 +243,8 @@ class JSDivWithLogitsLoss(Module):
 
     def forward(self, input: Tensor, target: Tensor, where: Tensor | None = None) -> Tensor:
         """Loss of ``input`` against ``target``, of the rows where ``where`` is true."""
-        return js_div_with_logits(
-            input, target, self.beta, self.reduction, temperature=self.temperature, axis=self.axis, where=where
-        )
+        options = {"reduction": self.reduction, "temperature": self.temperature, "axis": self.axis, "where": where}
+        return _dispatched(js_div_with_logits, input, target, beta=self.beta, **options)
 
     def extra_repr(self) -> str:
         """Options for ``repr``."""

@@ -91,7 +91,7 @@ def _contracts(device: str) -> bool:
 def _module(
     reduction: Any, log_target: bool, convention: Any, compiled: bool, fullgraph: bool
 ) -> Callable[[Any, Any], torch.Tensor]:
-    loss = KLDivLoss(reduction, log_target, convention=convention)
+    loss = KLDivLoss(reduction=reduction, log_target=log_target, convention=convention)
     # The corpus needs a graph for each shape and dtype, which exceeds the default limit.
     torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 2**16
     return torch.compile(loss, fullgraph=fullgraph, dynamic=False) if compiled else loss

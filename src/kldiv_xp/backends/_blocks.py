@@ -104,12 +104,16 @@ class InBlocks(Backend, ABC):
     def loss_in_blocks(self, x: Array, y: Array, options: Options, where: Array = None) -> tuple[Array, bool]:
         """Loss, and whether some elements may be on the edge."""
         if options.reduction == "none":
-            return self._unreduced(x, y, options, where)
-        value, on_edge = self._added_up(x, y, options, where)
-        if options.reduction != "sum":
-            count = self.counted(x, options.reduction, where)
-            value = value / count if count else math.nan
-        return self.number(value, self.result_dtype(x, y)), on_edge
+            loss, on_edge = self._unreduced(x, y, options, where)
+        else:
+            value, on_edge = self._added_up(x, y, options, where)
+            if options.reduction != "sum":
+                count = self.counted(x, options.reduction, where)
+                value = value / count if count else math.nan
+            loss = self.number(value, self.result_dtype(x, y))
+        if on_edge:
+            self.notice(y, options)
+        return loss, on_edge
 
     def counted(self, x: Array, reduction: Reduction, where: Array = None) -> int:
         """Number that the reduction divides by: of elements that count, of rows, or 1."""

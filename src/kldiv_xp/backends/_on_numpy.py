@@ -4,6 +4,7 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+from kldiv_xp._options import Options
 from kldiv_xp.backends._standard import Array, Backend, DType
 
 
@@ -12,6 +13,8 @@ class OnNumPy(Backend):
 
     lazy = False
     """Whether the library computes only on request."""
+    in_memory = False
+    """Whether the elements of any array are there to be read."""
     has_bfloat16 = False
     """Whether an array may hold ``ml_dtypes.bfloat16``, which NumPy does not count as floating."""
 
@@ -35,6 +38,12 @@ class OnNumPy(Backend):
     def adding_dtype(self, dtype: DType, x: Array) -> DType:
         """float64 on the plain path: terms of close distributions cancel, and NumPy's float32 logarithm is biased."""
         return self.xp.result_type(self.computing_dtype(dtype), self.xp.float64)
+
+    def plain_loss(self, x: Array, y: Array, options: Options, where: Array = None) -> Array:
+        """The loss of checked arrays in array API calls alone."""
+        if self.in_memory:
+            self.notice(y, options)
+        return super().plain_loss(x, y, options, where)
 
     def quiet(self) -> AbstractContextManager[Any]:
         """Context without floating-point warnings: any NaN is intended."""

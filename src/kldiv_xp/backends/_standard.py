@@ -28,6 +28,7 @@ from kldiv_xp._formulas_from_logits import (
     shifted,
     softmaxes,
 )
+from kldiv_xp._misuse import warn_of_logarithms
 from kldiv_xp._options import LogitsOptions, Options, Reduction
 
 Array = Any
@@ -174,6 +175,13 @@ class Backend:
         """``x`` in another dtype; ``x`` itself if it has that dtype, so that nothing records or checks a cast."""
         return x if x.dtype == dtype else self.xp.astype(x, dtype)
 
+    def notice(self, y: Array, options: Options) -> None:
+        """Warn if all targets are negative, and should not be. For concrete targets in memory."""
+        if options.log_target or 0 in y.shape:
+            return
+        if float(y[(0,) * y.ndim]) < 0.0 and bool(self.xp.all(y < 0.0)):
+            warn_of_logarithms(type(self).__module__.rpartition(".")[2])  # files are named after libraries
+
     def loss(self, input: Array, target: Array, options: Options, where: Array = None) -> Array:
         """The loss of the caller's arrays."""
         x, y, where, _ = self.prepared(input, target, where)
@@ -244,10 +252,10 @@ class Backend:
             if x.dtype != self.boolean:
                 raise TypeError(f"where must be a boolean array, got {x.dtype}; compare it, as in mask != 0")
         elif not self.supports(x.dtype):
-            raise TypeError(
-                f"{name} must have a real floating-point dtype of 16 bits or more, got {x.dtype};"
-                " convert it first, class indices to one-hot probabilities"
-            )
+            what = "convert it first"
+            if name == "target":
+                what = "of class indices make one-hot probabilities, convert other numbers"
+            raise TypeError(f"{name} must have a real floating-point dtype of 16 bits or more, got {x.dtype}; {what}")
 
     @property
     def boolean(self) -> DType:

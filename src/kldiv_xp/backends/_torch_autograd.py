@@ -86,7 +86,7 @@ class LossInBlocks(torch.autograd.Function):
         x, y = _saved(ctx)
         options, backend, where = ctx.options, ctx.backend, ctx.where
         count = backend.counted(x, options.reduction, where) or 1
-        if torch.is_grad_enabled() or backend.is_watched() or is_mapped(weight):
+        if torch.is_grad_enabled() or backend.is_watched() or needs_plain_operations(weight):
             computing = backend.computing_dtype(backend.result_dtype(x, y))
             wide, weight = (x.to(computing), y.to(computing)), weight.to(computing) / count
             if where is not None:
@@ -136,10 +136,18 @@ def batch_first(x: torch.Tensor, y: torch.Tensor, in_dims: tuple[int | None, ...
     return torch.broadcast_tensors(x, y)  # type: ignore[no-any-return,no-untyped-call]
 
 
-def is_mapped(x: torch.Tensor) -> bool:
-    # By torch.autograd.grad(..., is_grads_batched=True), or by torch.func; is_watched() does not detect these here.
+def needs_plain_operations(cotangent: torch.Tensor) -> bool:
+    """Whether an upstream gradient cannot be read or written to: a subclass, or mapped.
+
+    By ``torch.autograd.grad(..., is_grads_batched=True)``, or by ``torch.func``; ``is_watched`` does not detect these
+    here.
+    """
     functorch = torch._C._functorch
-    return functorch.is_legacy_batchedtensor(x) or functorch.is_functorch_wrapped_tensor(x)
+    return (
+        type(cotangent) is not torch.Tensor
+        or functorch.is_legacy_batchedtensor(cotangent)
+        or functorch.is_functorch_wrapped_tensor(cotangent)
+    )
 
 
 def _derivatives(
@@ -152,7 +160,7 @@ def _derivatives(
 
     def derivative(argnum: int, weight: torch.Tensor) -> torch.Tensor:
         # Tangents and cotangents of functorch, and those that autograd differentiates, need plain operations.
-        if argnum == 0 and type(weight) is torch.Tensor and not (torch.is_grad_enabled() or is_mapped(weight)):
+        if argnum == 0 and not (torch.is_grad_enabled() or needs_plain_operations(weight)):
             return derivative_in_few_passes(y, weight, ctx.options)
         by_formula: torch.Tensor = loss_derivative(x, y, argnum, weight, ctx.options, torch)
         return by_formula

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from kldiv_xp._options import LogitsOptions
-from kldiv_xp.backends._torch_autograd import batch_first, is_mapped
+from kldiv_xp.backends._torch_autograd import batch_first, needs_plain_operations
 
 
 class DivergencesInReverse(torch.autograd.Function):
@@ -92,7 +92,7 @@ class DivergenceInBlocks(torch.autograd.Function):
         x, y = ctx.saved_tensors
         options, backend, where = ctx.options, ctx.backend, ctx.where
         wanted = [argnum for argnum in (0, 1) if ctx.needs_input_grad[argnum]]
-        if torch.is_grad_enabled() or backend.is_watched() or is_mapped(weight):
+        if torch.is_grad_enabled() or backend.is_watched() or needs_plain_operations(weight):
             gradients = backend.gradients_from_logits(x, y, options, wanted, weight, where)
         else:
             # Taken once, because the caller may write to it.

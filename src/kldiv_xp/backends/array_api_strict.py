@@ -9,6 +9,8 @@ from kldiv_xp.backends._standard import Array, DType
 class Strict(OnNumPy):
     """Arrays of array-api-strict."""
 
+    in_memory = True
+
     @classmethod
     def owns(cls, kind: type) -> bool:
         """Whether this is the library's only array type."""

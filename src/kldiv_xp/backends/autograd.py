@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 from kldiv_xp._formulas import guarded_loss_elements, loss_derivative
 from kldiv_xp._options import LogitsOptions, Options
@@ -15,7 +15,7 @@ from kldiv_xp.backends.numpy import NumPy, refuse_subclass
 class Autograd(OnNumPy):
     """Boxes, alone or mixed with NumPy arrays."""
 
-    arrays = ("autograd.numpy.numpy_boxes", "ArrayBox")
+    arrays: ClassVar[tuple[str, str]] = ("autograd.numpy.numpy_boxes", "ArrayBox")
 
     @classmethod
     def of(cls, x: Array) -> "Autograd":  # noqa: ARG003

@@ -2,10 +2,11 @@
 
 import sys
 from collections.abc import Callable
+from typing import ClassVar
 
 from kldiv_xp.backends._chunks import InChunks, InTurn
 from kldiv_xp.backends._on_numpy import OnNumPy
-from kldiv_xp.backends._standard import Array
+from kldiv_xp.backends._standard import Array, Backend
 from kldiv_xp.backends.numpy import NumPy
 
 
@@ -16,9 +17,9 @@ class Chunk(InTurn, NumPy):
 class Cubed(InChunks, OnNumPy):
     """Arrays of Cubed."""
 
-    arrays = ("cubed", "Array")
+    arrays: ClassVar[tuple[str, str]] = ("cubed", "Array")
     lazy = True
-    of_chunks = Chunk
+    of_chunks: ClassVar[type[Backend]] = Chunk
 
     def mapped(self, function: Callable[[Array, Array], Array], x: Array, y: Array, axis: int | None) -> Array:
         """Results of the function for each pair of chunks; of length 1 along ``axis``."""

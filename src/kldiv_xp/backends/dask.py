@@ -3,12 +3,12 @@
 import math
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from kldiv_xp._arguments import all_known
 from kldiv_xp.backends._chunks import InChunks, InTurn
 from kldiv_xp.backends._on_numpy import OnNumPy
-from kldiv_xp.backends._standard import Array
+from kldiv_xp.backends._standard import Array, Backend
 from kldiv_xp.backends.numpy import NumPy, refuse_subclass
 
 
@@ -19,9 +19,9 @@ class Chunk(InTurn, NumPy):
 class Dask(InChunks, OnNumPy):
     """Arrays of Dask."""
 
-    arrays = ("dask.array", "Array")
+    arrays: ClassVar[tuple[str, str]] = ("dask.array", "Array")
     lazy = has_bfloat16 = True
-    of_chunks = Chunk
+    of_chunks: ClassVar[type[Backend]] = Chunk
 
     def __init__(self, xp: Any) -> None:
         super().__init__(_Namespace(xp))

@@ -54,10 +54,26 @@ class JAX(Backend):
         """The loss of the caller's arrays in one jitted call, which autodiff splits into two."""
         if self._can_jit(input, target, where):
             try:
-                return self._jitted(options)(input, target, where)
+                loss = self._jitted(options)(input, target, where)
             except (TypeError, ValueError):
                 pass  # raise the error again below, without JAX's note about its own frames
+            else:
+                self._notice_if_at_hand(input, target, options)
+                return loss
         return super().loss(input, target, options, where)
+
+    def plain_loss(self, x: Array, y: Array, options: Options, where: Array = None) -> Array:
+        """The loss of checked arrays in array API calls alone."""
+        self._notice_if_at_hand(x, y, options)
+        return super().plain_loss(x, y, options, where)
+
+    def _notice_if_at_hand(self, x: Array, y: Array, options: Options) -> None:
+        """Look at the target, unless JAX traces, or would have to wait for a device."""
+        if options.log_target or isinstance(x, self._tracer) or isinstance(y, self._tracer):
+            return
+        device = y.device  # a sharding, if there are several
+        if getattr(device, "platform", "") == "cpu" and y.is_ready():
+            self.notice(sys.modules["numpy"].asarray(y), options)
 
     def loss_from_logits(self, input: Array, target: Array, options: LogitsOptions, where: Array = None) -> Array:
         """The divergence between the softmaxes of the caller's arrays; in one jitted call, as above."""

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 from kldiv_xp._formulas import loss_derivative, loss_elements
 from kldiv_xp._options import LogitsOptions, Options
@@ -16,7 +16,7 @@ BLOCK = 256
 class MLX(Backend):
     """MLX arrays."""
 
-    arrays = ("mlx.core", "array")
+    arrays: ClassVar[tuple[str, str]] = ("mlx.core", "array")
 
     @classmethod
     def of(cls, x: Array) -> "MLX":  # noqa: ARG003

@@ -1,7 +1,7 @@
 """ndonnx, whose arrays are traced into an ONNX model, and may have dynamic sizes."""
 
 import sys
-from typing import Any
+from typing import Any, ClassVar
 
 from kldiv_xp._arguments import all_known
 from kldiv_xp.backends._standard import Array, Backend, DType
@@ -15,7 +15,7 @@ LEVELS = 3
 class NDOnnx(Backend):
     """Arrays of ndonnx."""
 
-    arrays = ("ndonnx", "Array")
+    arrays: ClassVar[tuple[str, str]] = ("ndonnx", "Array")
 
     @classmethod
     def of(cls, x: Array) -> "NDOnnx":  # noqa: ARG003

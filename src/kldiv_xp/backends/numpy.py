@@ -27,6 +27,7 @@ class NumPy(InRowBlocks, OnNumPy):
     """NumPy arrays and scalars."""
 
     few = FEW
+    in_memory = True
     has_bfloat16 = True
 
     @classmethod
@@ -37,11 +38,12 @@ class NumPy(InRowBlocks, OnNumPy):
 
     def __init__(self, xp: Any) -> None:
         super().__init__(xp)
-        self.native = np = sys.modules["numpy"]
-        self.float64 = np.dtype(np.float64)
-        self.ordinary = (np.ndarray, np.memmap)
+        np = sys.modules["numpy"]
+        self.native: Any = np
+        self.float64: DType = np.dtype(np.float64)
+        self.ordinary: tuple[type, ...] = (np.ndarray, np.memmap)
         self._dtypes = frozenset(np.dtype(order + kind) for order in "<>" for kind in ("f2", "f4", "f8"))
-        self.spare_memory = SpareMemory(np.empty, MOST_THREADS)
+        self.spare_memory: SpareMemory = SpareMemory(np.empty, MOST_THREADS)
         # As a decorator, errstate takes half the time of a context manager.
         self._in_silence = np.errstate(all="ignore")(self.loss_in_blocks)
 

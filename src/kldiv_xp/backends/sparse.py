@@ -1,7 +1,7 @@
 """pydata/sparse, which stores the elements that differ from a fill value, and computes with NumPy."""
 
 import sys
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from kldiv_xp._options import type_name
 from kldiv_xp.backends._on_numpy import OnNumPy
@@ -11,7 +11,7 @@ from kldiv_xp.backends._standard import Array
 class Sparse(OnNumPy):
     """Sparse arrays."""
 
-    arrays = ("sparse", "SparseArray")
+    arrays: ClassVar[tuple[str, str]] = ("sparse", "SparseArray")
 
     def accepted(self, name: str, x: Array) -> Array:
         """The array; raise for a ``DOK``."""
@@ -28,4 +28,6 @@ class Sparse(OnNumPy):
             " or not; convert the logits with todense() first"
         )
 
-    value_and_grad_from_logits = loss_from_logits
+    def value_and_grad_from_logits(self, input: Array, *_: Any, **__: Any) -> NoReturn:
+        """Raise the same error."""
+        self.loss_from_logits(input)

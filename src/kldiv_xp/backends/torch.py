@@ -4,7 +4,9 @@ The derivative is in closed form.
 """
 
 import math
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from kldiv_xp._formulas import edge_of, guarded_loss_elements, loss_off_edge
@@ -28,11 +30,23 @@ def _memory(size: int, dtype: DType) -> Array:
         return torch.empty(size, dtype=dtype, device="cpu")
 
 
+class _ForONNX:
+    """A namespace without ``xlogy``, which PyTorch's exporter by tracing has no operator for."""
+
+    xlogy = None
+
+    def __init__(self, xp: Any) -> None:
+        self._xp = xp
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._xp, name)
+
+
 class Torch(InRowBlocks):
     """Tensors."""
 
     few = FEW
-    spare_memory = SpareMemory(_memory, 1)
+    spare_memory: SpareMemory = SpareMemory(_memory, 1)
 
     @classmethod
     def owns(cls, kind: type) -> bool:
@@ -57,9 +71,9 @@ class Torch(InRowBlocks):
         import torch
 
         super().__init__(xp)
-        self.native = torch
-        self.float64 = torch.float64
-        self.ordinary = (torch.Tensor, torch.nn.Parameter)
+        self.native: Any = torch
+        self.float64: DType = torch.float64
+        self.ordinary: tuple[type, ...] = (torch.Tensor, torch.nn.Parameter)
         self._dtypes = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
 
     def accepted(self, name: str, x: Array) -> Array:
@@ -94,11 +108,22 @@ class Torch(InRowBlocks):
         """``x`` in another dtype; ``x`` itself if it has that dtype."""
         return x if x.dtype is dtype else x.to(dtype)
 
+    def prepared(self, *arrays: Array, **axis: Any) -> tuple[Array, Array, Array, Array]:
+        """The caller's tensors, checked; a program of ``torch.jit.trace`` checks their shapes again."""
+        torch = self.native
+        x, y, *others = super().prepared(*arrays, **axis)
+        if not torch.compiler.is_compiling() and torch._C._is_tracing():
+            # Of no elements: stack raises for shapes that differ, which the traced operations would broadcast.
+            nothing = torch.stack([z.unsqueeze(-1).narrow(-1, 0, 0) for z in (x, y)]).sum()
+            y = y + nothing.reshape(()).to(y.dtype)  # ONNX would keep the dimensions of the sum
+        return x, y, *others
+
     def elements(self, x: Array, y: Array, dtype: DType, options: Options) -> Array:
         """Loss of each element, with the derivative in closed form, except where a compiler derives its own."""
         torch = self.native
-        if torch.compiler.is_compiling() or torch._C._is_tracing() or type(x) not in self.ordinary:
-            return guarded_loss_elements(x.to(dtype), y.to(dtype), options, self.xp)
+        if torch.compiler.is_compiling() or torch._C._is_tracing() or self._has_no_rules(x):
+            xp = _ForONNX(self.xp) if torch.onnx.is_in_onnx_export() else self.xp
+            return guarded_loss_elements(x.to(dtype), y.to(dtype), options, xp)
         if not (self.is_watched() or self.needs_grad(x, y)):
             from kldiv_xp.backends._torch_in_few_passes import loss_in_few_passes
 
@@ -132,7 +157,8 @@ class Torch(InRowBlocks):
         """The loss of the caller's tensors."""
         ordinary = self.is_ordinary(input, target)
         if not (ordinary and (where is None or self.is_mask(where, input))):
-            return super().loss(input, target, options, where)
+            with self._surroundings(input, target):
+                return super().loss(input, target, options, where)
         recorded = (input.requires_grad or target.requires_grad) and self.native.is_grad_enabled()
         size = input.numel()
         few = 0 < size <= self.few and options.reduction != "none" and where is None
@@ -149,7 +175,8 @@ class Torch(InRowBlocks):
     def loss_from_logits(self, input: Array, target: Array, options: LogitsOptions, where: Array = None) -> Array:
         """The divergence between the softmaxes of the caller's tensors."""
         if not (self.needs_grad(input, target) and self.has_ordinary_rows(input, target, options, where)):
-            return super().loss_from_logits(input, target, options, where)
+            with self._surroundings(input, target):
+                return super().loss_from_logits(input, target, options, where)
         from kldiv_xp.backends._torch_autograd_from_logits import DivergenceInBlocks
 
         return DivergenceInBlocks.apply(input, target, options, self, where)  # type: ignore[no-untyped-call]
@@ -157,7 +184,7 @@ class Torch(InRowBlocks):
     def divergences(self, x: Array, y: Array, options: LogitsOptions) -> Array:
         """Divergence of each row, with the derivative in closed form, which keeps the logits alone."""
         torch = self.native
-        if type(x) not in self.ordinary and not hasattr(x, "device_mesh"):  # which a DTensor has
+        if not hasattr(x, "device_mesh") and self._has_no_rules(x):  # a DTensor has one
             return self.plain_divergences(x, y, options)
         from kldiv_xp.backends._torch_autograd_from_logits import Divergences, DivergencesInReverse
 
@@ -267,7 +294,7 @@ class Torch(InRowBlocks):
             total = torch.kl_div(x, y, 2, log_target=options.log_target)
         else:
             total = loss_off_edge(x, y, options, torch, in_place=True).sum()
-        value = total.item()
+        value, edge = total.item(), None
         if not math.isfinite(value):  # elements may be on the edge: see InBlocks
             edge = edge_of(x, y, options, torch)
             # Autograd multiplies by each probability, and zero times one of -inf is NaN.
@@ -276,6 +303,8 @@ class Torch(InRowBlocks):
                 value = total.item()
         if not math.isfinite(value):
             return None
+        if edge is not None:
+            self.notice(y, options)
         count = self.counted(x, options.reduction)
         if recorded:
             return self.cast(total / count if count > 1 else total, dtype)
@@ -328,6 +357,34 @@ class Torch(InRowBlocks):
             or self.native.autograd.forward_ad._current_level >= 0
         )
         return watched
+
+    def _has_no_rules(self, x: Array) -> bool:
+        """Whether a derivative of our own is not possible: for subclasses, and under ``torch.func.functionalize``.
+
+        PyTorch has no rule for it there: ``custom_function_call`` in ``torch._functorch.autograd_function``.
+        """
+        if type(x) not in self.ordinary:
+            return True
+        if self.native.compiler.is_compiling() or not self.is_watched():
+            return False
+        functorch = self.native._C._functorch
+        transforms = functorch.get_interpreter_stack()
+        return any(each.key() == functorch.TransformType.Functionalize for each in transforms or ())
+
+    @contextmanager
+    def _surroundings(self, *arrays: Array) -> Iterator[None]:
+        """Context for plain operations on these tensors."""
+        torch = self.native
+        modes = (getattr(x, "fake_mode", None) for x in arrays if type(x) not in self.ordinary)
+        mode = next((mode for mode in modes if mode is not None), None)
+        with ExitStack() as contexts:
+            if mode is not None:  # fake tensors outside of their mode, in which alone they combine with numbers
+                contexts.enter_context(mode)
+            if torch._C._is_tracing():
+                contexts.enter_context(warnings.catch_warnings())
+                # That comparisons of shapes are constants does not matter: the program compares them again.
+                warnings.simplefilter("ignore", torch.jit.TracerWarning)
+            yield
 
     def needs_grad(self, *arrays: Array) -> bool:
         """Whether autograd records operations on these tensors."""
@@ -413,3 +470,8 @@ class TracedTorch(Torch):
     def _are_eager(self, x: Array, y: Any) -> bool:
         """False."""
         return False
+
+    @contextmanager
+    def _surroundings(self, *arrays: Array) -> Iterator[None]:
+        """A context that changes nothing."""
+        yield

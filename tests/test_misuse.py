@@ -1,0 +1,139 @@
+"""Calls that are allowed and probably mistakes warn, wherever this costs nothing."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+from kldiv_xp import KLDivLoss, kl_div, kl_div_value_and_grad
+from tests.backends import REDUCTIONS
+
+LOGARITHMS = np.log(np.asarray([[0.25, 0.75], [0.5, 0.5]], dtype=np.float32))
+PROBABILITIES = np.exp(LOGARITHMS)
+MIXED = np.asarray([[-0.5, 0.5], [0.0, 0.5]], dtype=np.float32)
+MANY = (np.full((100, 1000), -5.0, dtype=np.float32),) * 2
+
+
+def strict(x: Any) -> Any:
+    import array_api_strict
+
+    return array_api_strict.asarray(x)
+
+
+LIBRARIES: dict[str, Callable[[Any], Any]] = {
+    "numpy": np.asarray,
+    "torch": torch.asarray,
+    "torch with gradient": lambda x: torch.tensor(x, requires_grad=True),
+    "jax": lambda x: jax.numpy.asarray(x).block_until_ready(),
+    "array-api-strict": strict,
+}
+each_library = pytest.mark.parametrize("asarray", LIBRARIES.values(), ids=LIBRARIES)
+
+
+def warned(call: Callable[[], object]) -> list[warnings.WarningMessage]:
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        call()
+    return list(seen)
+
+
+@each_library
+@pytest.mark.parametrize("convention", ["oneflow", "torch", "limit"])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_targets_that_are_all_negative_warn(asarray: Any, reduction: Any, convention: Any) -> None:
+    x, y = asarray(LOGARITHMS), asarray(LOGARITHMS)
+    (warning,) = warned(lambda: kl_div(x, y, reduction, convention=convention))
+    assert warning.filename == __file__
+    for remedy in ("all targets are negative", "log_target=True", "exchange the arguments"):
+        assert remedy in str(warning.message)
+
+
+@each_library
+def test_exchanged_arguments_warn(asarray: Any) -> None:
+    assert len(warned(lambda: KLDivLoss("sum")(asarray(PROBABILITIES), asarray(LOGARITHMS)))) == 1
+
+
+@pytest.mark.parametrize("name", ["numpy", "jax", "array-api-strict"])
+def test_the_closed_form_warns(name: str) -> None:
+    x = LIBRARIES[name](LOGARITHMS)
+    assert len(warned(lambda: kl_div_value_and_grad(x, x, "sum"))) == 1
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch", "torch with gradient", "jax"])
+def test_many_targets_warn_once(name: str) -> None:
+    x, y = map(LIBRARIES[name], MANY)
+    assert len(warned(lambda: kl_div(x, y, "sum"))) == 1
+
+
+@each_library
+@pytest.mark.parametrize("target", [PROBABILITIES, MIXED, np.zeros_like(MIXED), np.empty((0, 2), np.float32)])
+def test_other_targets_do_not_warn(asarray: Any, target: Any) -> None:
+    x = asarray(np.zeros_like(target))
+    assert warned(lambda: kl_div(x, asarray(target), "sum")) == []
+
+
+@each_library
+def test_log_targets_do_not_warn(asarray: Any) -> None:
+    assert warned(lambda: kl_div(asarray(LOGARITHMS), asarray(LOGARITHMS), "sum", log_target=True)) == []
+
+
+def test_a_call_in_a_loop_warns_once() -> None:
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            kl_div(LOGARITHMS, LOGARITHMS, "sum")
+    assert len(seen) == 1
+
+
+TRACED: dict[str, Callable[[Any], object]] = {
+    "jit": lambda y: jax.jit(KLDivLoss("sum"))(y, y),
+    "grad": lambda y: jax.grad(KLDivLoss("sum"))(y, y),
+    "vmap": lambda y: jax.vmap(KLDivLoss("sum"))(y, y),
+    "torch.compile": lambda y: torch.compile(KLDivLoss("sum"), backend="eager")(*(torch.tensor(y),) * 2),
+    "torch.vmap": lambda y: torch.vmap(KLDivLoss("sum"))(*(torch.tensor(y),) * 2),
+    "torch.jit.trace": lambda y: torch.jit.trace(  # type: ignore[no-untyped-call]
+        KLDivLoss("sum"), (torch.tensor(y),) * 2, check_trace=False
+    ),
+}
+
+
+@pytest.mark.parametrize("trace", TRACED.values(), ids=TRACED)
+def test_a_trace_does_not_warn(trace: Any) -> None:
+    messages = [str(warning.message) for warning in warned(lambda: trace(LOGARITHMS))]
+    assert [message for message in messages if "all targets" in message] == []
+
+
+def test_a_tensor_on_a_device_is_not_read() -> None:
+    y = torch.empty((2, 3), device="meta")
+    assert warned(lambda: kl_div(y, y, "sum")) == []
+
+
+@pytest.mark.parametrize("target", [np.asarray([0, 1]), np.asarray([[0, 1], [1, 0]])])
+def test_class_indices_are_told_to_become_one_hot(target: Any) -> None:
+    with pytest.raises(
+        TypeError, match=r"target must have a real floating-point dtype.*int64; of class indices make one-hot"
+    ):
+        kl_div(LOGARITHMS, target)
+
+
+@pytest.mark.parametrize(
+    ("input", "target", "is_told"),
+    [
+        ((2, 5), (2,), True),
+        ((2, 5, 3), (2, 3), True),
+        ((2, 3, 5), (2, 3), True),
+        ((2, 5), (5,), False),
+        ((2, 1), (2,), False),
+        ((2, 5, 3), (2, 5, 4), False),
+        ((5,), (), True),
+        ((), (5,), False),
+    ],
+)
+def test_a_target_without_the_axis_of_classes_is_told_so(input: Any, target: Any, is_told: bool) -> None:
+    with pytest.raises(ValueError, match="reshape one") as error:
+        kl_div(np.zeros(input), np.zeros(target))
+    assert ("one-hot" in str(error.value)) is is_told
