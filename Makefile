@@ -29,7 +29,7 @@ ONEFLOW_PYTHON ?= python3.10
 TORCH_1_10_PYTHON ?= python3.9
 interpreter_of = $(if $(filter oneflow,$(1)),$(ONEFLOW_PYTHON),$(if $(filter torch-1.10,$(1)),$(TORCH_1_10_PYTHON),$(PYTHON)))
 
-.PHONY: help conformance conformance-full fuzz report support support-check $(FRAMEWORKS) test test-processors test-processors-short test-long examples larger-than-memory benchmarks accuracy maps docs lint format dist corpus lock lock-lowest test-lowest clean
+.PHONY: help conformance conformance-full fuzz report support support-check $(FRAMEWORKS) test test-processors test-processors-short test-long examples larger-than-memory benchmarks accuracy maps docs clients lint format dist corpus lock lock-lowest test-lowest clean
 .DEFAULT_GOAL := help
 
 help:  ## Show these targets
@@ -80,6 +80,23 @@ build/environments/%/ready: conformance/environments/%.txt
 	@echo "setting up build/environments/$*: takes some minutes"
 	$(call interpreter_of,$*) -m venv --clear build/environments/$*
 	build/environments/$*/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) --requirement $<
+	touch $@
+
+# Programs that use the loss, each in an environment of its own, with the loss that they have and with kldiv_xp.
+CLIENTS := $(basename $(notdir $(wildcard tests/clients/programs/*.txt)))
+clients: $(addprefix build/clients/,$(addsuffix /result.json,$(CLIENTS)))  ## Put kldiv_xp in the place of the loss in other people's programs: half an hour
+	$(BIN)/python -m tests.clients.table build/clients docs/clients.md
+
+# A client whose figures differ is in the table, too.
+build/clients/%/result.json: build/clients/%/ready tests/clients/programs/%.py tests/clients/drive.py $(wildcard src/kldiv_xp/*.py src/kldiv_xp/*/*.py) | $(READY)
+	-build/clients/$*/venv/bin/python tests/clients/drive.py $* --output $@
+
+.PRECIOUS: build/clients/%/ready
+build/clients/%/ready: tests/clients/programs/%.txt
+	@echo "setting up build/clients/$*: takes some minutes"
+	$(PYTHON) -m venv --clear build/clients/$*/venv
+	build/clients/$*/venv/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) --requirement $<
+	build/clients/$*/venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
 test: $(READY)  ## Run the tests of the library and of the suite, with coverage
