@@ -161,7 +161,7 @@ class Torch(InRowBlocks):
                 return super().loss(input, target, options, where)
         recorded = (input.requires_grad or target.requires_grad) and self.native.is_grad_enabled()
         size = input.numel()
-        few = 0 < size <= self.few and options.reduction != "none" and where is None
+        few = 0 < size <= self.few and where is None
         if few and not (recorded and target.requires_grad):
             loss = self._loss_of_few(input, target, options, recorded)
             if loss is not None:
@@ -281,13 +281,17 @@ class Torch(InRowBlocks):
         return both, of_x, of_y
 
     def _loss_of_few(self, x: Array, y: Array, options: Options, recorded: bool) -> Array | None:
-        """Reduced loss of few elements, with few operations; ``None`` where this does not apply.
+        """Loss of few elements, with few operations; ``None`` where this does not apply.
 
         The formula is linear in the input, so autograd derives the closed form, and keeps only the probabilities.
         """
         torch, dtype = self.native, x.dtype
         if dtype is not y.dtype:
             return None
+        if options.reduction == "none":
+            wide = dtype is torch.float32 or dtype is torch.float64
+            same_formula = wide and options.log_target and options.convention != "limit"
+            return torch.kl_div(x, y, 0, log_target=True) if same_formula else None
         if not (dtype is torch.float32 or dtype is torch.float64):
             dtype, y = self.result_dtype(x, y), y.float()  # operations promote x themselves, which takes less time
         if options.log_target or options.convention == "torch":  # the same formula, in one call
