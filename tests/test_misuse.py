@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from kldiv_xp import KLDivLoss, kl_div, kl_div_value_and_grad
+from kldiv_xp import KLDivLoss, kl_div, kl_div_value_and_grad, kl_div_with_logits
 from tests.backends import REDUCTIONS
 
 LOGARITHMS = np.log(np.asarray([[0.25, 0.75], [0.5, 0.5]], dtype=np.float32))
@@ -32,6 +32,11 @@ LIBRARIES: dict[str, Callable[[Any], Any]] = {
     "array-api-strict": strict,
 }
 each_library = pytest.mark.parametrize("asarray", LIBRARIES.values(), ids=LIBRARIES)
+
+
+@pytest.fixture(autouse=True)
+def _every_call_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kldiv_xp.backends.jax.LOOKS", 1)
 
 
 def warned(call: Callable[[], object]) -> list[warnings.WarningMessage]:
@@ -57,7 +62,7 @@ def test_exchanged_arguments_warn(asarray: Any) -> None:
     assert len(warned(lambda: KLDivLoss("sum")(asarray(PROBABILITIES), asarray(LOGARITHMS)))) == 1
 
 
-@pytest.mark.parametrize("name", ["numpy", "jax", "array-api-strict"])
+@pytest.mark.parametrize("name", ["numpy", "torch", "jax", "array-api-strict"])
 def test_the_closed_form_warns(name: str) -> None:
     x = LIBRARIES[name](LOGARITHMS)
     assert len(warned(lambda: kl_div_value_and_grad(x, x, "sum"))) == 1
@@ -89,7 +94,15 @@ def test_a_call_in_a_loop_warns_once() -> None:
     assert len(seen) == 1
 
 
+def inside_a_trace(y: Any) -> object:
+    y = jax.numpy.asarray(y).block_until_ready()
+    step = jax.jit(lambda weight: kl_div_value_and_grad(y, y, "sum", cotangent=weight)[1])
+    total = jax.lax.fori_loop(0, 2, lambda _, total: total + kl_div(y, y, "sum"), 0.0)
+    return step(1.0), total, jax.make_jaxpr(step)(1.0)
+
+
 TRACED: dict[str, Callable[[Any], object]] = {
+    "arrays outside of a trace": inside_a_trace,
     "jit": lambda y: jax.jit(KLDivLoss("sum"))(y, y),
     "grad": lambda y: jax.grad(KLDivLoss("sum"))(y, y),
     "vmap": lambda y: jax.vmap(KLDivLoss("sum"))(y, y),
@@ -107,15 +120,44 @@ def test_a_trace_does_not_warn(trace: Any) -> None:
     assert [message for message in messages if "all targets" in message] == []
 
 
-def test_a_tensor_on_a_device_is_not_read() -> None:
+def test_targets_of_which_the_first_is_negative_may_stand_outside_of_a_trace() -> None:
+    x, y = jax.numpy.zeros((2, 2)), jax.numpy.asarray([[-0.5, 0.5], [0.25, 0.25]]).block_until_ready()
+    expected, everywhere = kl_div(x, y, "sum"), y < 1.0
+    masked = jax.jit(lambda where: kl_div(x, y, "sum", where=where))
+    assert masked(everywhere) == expected
+    with jax.transfer_guard("disallow"):
+        kl_div(x, y, "sum")
+
+
+def test_a_tensor_on_a_device_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(*_: object) -> None:
+        raise AssertionError("a target is read")
+
+    monkeypatch.setattr("kldiv_xp.backends.torch.Torch.notice", read)
     y = torch.empty((2, 3), device="meta")
-    assert warned(lambda: kl_div(y, y, "sum")) == []
+    for reduction in REDUCTIONS:
+        kl_div(y, y, reduction)
+    with pytest.raises(AssertionError, match="is read"):
+        kl_div(torch.asarray(LOGARITHMS), torch.asarray(LOGARITHMS), "sum")
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_masked_targets_are_not_looked_at(name: str) -> None:
+    asarray = LIBRARIES[name]
+    x, where = asarray(LOGARITHMS), asarray(PROBABILITIES) > 0.0
+    assert warned(lambda: kl_div(x, x, "sum", where=where)) == []
+
+
+def test_jax_looks_at_targets_of_the_first_calls_and_of_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kldiv_xp.backends.jax.LOOKS", 5)
+    y = jax.numpy.asarray(LOGARITHMS).block_until_ready()
+    assert sum(len(warned(lambda: kl_div(y, y, "sum"))) for _ in range(20)) == 4  # the counter is past the first calls
 
 
 @pytest.mark.parametrize("target", [np.asarray([0, 1]), np.asarray([[0, 1], [1, 0]])])
 def test_class_indices_are_told_to_become_one_hot(target: Any) -> None:
     with pytest.raises(
-        TypeError, match=r"target must have a real floating-point dtype.*int64; of class indices make one-hot"
+        TypeError, match=r"target must have a real floating-point dtype.*int64; convert class indices to one-hot"
     ):
         kl_div(LOGARITHMS, target)
 
@@ -137,3 +179,10 @@ def test_a_target_without_the_axis_of_classes_is_told_so(input: Any, target: Any
     with pytest.raises(ValueError, match="reshape one") as error:
         kl_div(np.zeros(input), np.zeros(target))
     assert ("one-hot" in str(error.value)) is is_told
+
+
+@pytest.mark.parametrize("target", [np.asarray([0, 1]), np.zeros(2)])
+def test_class_indices_beside_logits_are_not_told_to_become_probabilities(target: Any) -> None:
+    with pytest.raises((TypeError, ValueError)) as error:
+        kl_div_with_logits(LOGARITHMS, target)
+    assert "one-hot" not in str(error.value)

@@ -24,6 +24,10 @@ theirs = torch.nn.functional.kl_div
 LEGACY = list(itertools.product([None, True, False], repeat=2))
 
 
+class Plain(torch.Tensor):
+    pass
+
+
 def warned(call: Callable[[], object]) -> list[str]:
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
@@ -42,6 +46,17 @@ def test_the_arguments_mean_what_they_mean_in_pytorch(
     torch.testing.assert_close(KLDivLoss(size_average, reduce, reduction)(X, Y), expected)
     module = torch.nn.KLDivLoss(size_average, reduce, reduction)
     assert KLDivLoss(size_average, reduce, reduction).reduction == module.reduction
+
+
+@pytest.mark.parametrize(("size_average", "reduce"), LEGACY)
+@pytest.mark.parametrize("wrapped", [lambda x: x, lambda x: x.as_subclass(Plain)], ids=["tensor", "subclass"])
+def test_they_compile_into_one_graph(wrapped: Any, size_average: bool | None, reduce: bool | None) -> None:
+    torch.compiler.reset()
+    compiled = torch.compile(kl_div, fullgraph=True, backend="eager")
+    result = compiled(wrapped(X), Y, size_average, reduce)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.testing.assert_close(result.as_subclass(torch.Tensor), theirs(X, Y, size_average, reduce))
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -64,8 +79,6 @@ def test_deprecated_arguments_warn_as_pytorch_does(size_average: bool | None, re
 def test_a_reduction_in_the_place_of_a_deprecated_argument_is_refused(loss: Any, name: str) -> None:
     with pytest.raises(TypeError, match=f"{name} must be True, False or None.*name it: reduction='sum'"):
         loss(**{name: "sum"})
-    with pytest.raises(TypeError, match=f"{name} must be True, False or None, got 1 of type int"):
-        loss(**{name: 1})
 
 
 def test_the_mean_warns_as_that_of_pytorch_does() -> None:
@@ -142,7 +155,8 @@ def test_a_mode_sees_one_call(loss: Any, function: Any) -> None:
 def test_a_subclass_sees_one_call(loss: Any, function: Any) -> None:
     Tagged.seen.clear()
     value = loss(X.as_subclass(Tagged), Y)
-    assert [seen for seen in Tagged.seen if not hasattr(seen, "__self__")] == [function]
+    properties = {"__get__"}
+    assert [seen for seen in Tagged.seen if getattr(seen, "__name__", "") not in properties] == [function]
     assert type(value) is Tagged
     assert torch.allclose(value.as_subclass(torch.Tensor), loss(X, Y))
 
@@ -209,6 +223,15 @@ def test_fake_tensors_outside_of_their_mode_give_a_fake_tensor(loss: Any) -> Non
     value = loss(mode.from_tensor(X), mode.from_tensor(Y))
     assert isinstance(value, FakeTensor)
     assert value.shape == loss(X, Y).shape
+
+
+def test_the_closed_form_takes_fake_tensors_outside_of_their_mode() -> None:
+    mode = FakeTensorMode()
+    x, y = mode.from_tensor(X), mode.from_tensor(Y)
+    for value_and_grad in (kldiv_xp.kl_div_value_and_grad, kldiv_xp.kl_div_with_logits_value_and_grad):
+        value, gradient = value_and_grad(x, y, "sum")
+        assert isinstance(gradient, FakeTensor)
+        assert (value.shape, gradient.shape) == ((), X.shape)
 
 
 def tensors(rows: int, like: torch.Tensor) -> torch.Tensor:

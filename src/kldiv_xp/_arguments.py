@@ -14,7 +14,7 @@ Shape = tuple[Any, ...]
 
 
 class ArrayLike(Protocol):
-    """What a type checker asks of an array. Arrays of two libraries have no common type that has it."""
+    """What a type checker asks of an array: lists and numbers do not have it."""
 
     @property
     def shape(self) -> Any:
@@ -30,13 +30,13 @@ def all_known(sizes: Shape) -> bool:
     return all(size is not None and size == size for size in sizes)  # NaN is not equal to itself
 
 
-def check_shapes(shape: Shape, other: Shape) -> None:
+def check_shapes(shape: Shape, other: Shape, *, of_probabilities: bool = True) -> None:
     """Raise if input and target differ in shape: broadcasting ``(N, 1)`` against ``(N,)`` is a bug."""
     if not _may_be_equal(shape, other):
         what = "reshape one, or broadcast it explicitly"
         axes = {axis for axis in (1, len(shape) - 1) if 0 <= axis < len(shape) and shape[axis] != 1}
-        if any(other == shape_of_rows(shape, axis) for axis in axes):
-            what = f"of class indices make one-hot probabilities, or {what}"
+        if of_probabilities and any(other == shape_of_rows(shape, axis) for axis in axes):
+            what = f"convert class indices to one-hot probabilities, or {what}"
         raise ValueError(f"input and target must have the same shape, got {shape} and {other}; {what}")
 
 

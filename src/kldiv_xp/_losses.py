@@ -16,7 +16,7 @@ def kl_div(
     reduction: Reduction = "mean",
     log_target: bool = False,
     *,
-    where: Array | None = None,
+    where: ArrayLike | None = None,
     convention: Convention = "oneflow",
 ) -> Array:
     """Kullback-Leibler divergence loss of ``input`` against ``target``.
@@ -139,7 +139,7 @@ class KLDivLoss:
     0.143841
     """
 
-    # Transformations of functions ask for it: https://github.com/pytorch/pytorch/blob/main/torch/_functorch/vmap.py
+    # Transformations ask a function for its name.
     __name__ = "KLDivLoss"
 
     reduction: Reduction = "mean"
@@ -150,7 +150,7 @@ class KLDivLoss:
     def __post_init__(self) -> None:
         checked(self.reduction, self.log_target, self.convention)
 
-    def __call__(self, input: Array, target: Array, where: Array | None = None) -> Array:
+    def __call__(self, input: Array, target: Array, where: ArrayLike | None = None) -> Array:
         """Loss of ``input`` against ``target``, where ``where`` is true; see :func:`kl_div`."""
         return kl_div(input, target, self.reduction, self.log_target, where=where, convention=self.convention)
 
@@ -162,7 +162,7 @@ def kl_div_value_and_grad(
     reduction: Reduction = "mean",
     log_target: bool = False,
     *,
-    where: Array | None = None,
+    where: ArrayLike | None = None,
     convention: Convention = "oneflow",
     argnums: int = 0,
     cotangent: Array | float | None = None,
@@ -174,18 +174,30 @@ def kl_div_value_and_grad(
     reduction: Reduction = "mean",
     log_target: bool = False,
     *,
-    where: Array | None = None,
+    where: ArrayLike | None = None,
     convention: Convention = "oneflow",
-    argnums: tuple[int, ...],
+    argnums: tuple[int],
     cotangent: Array | float | None = None,
-) -> tuple[Array, tuple[Array, ...]]: ...
+) -> tuple[Array, tuple[Array]]: ...
+@overload
 def kl_div_value_and_grad(
     input: Array,
     target: Array,
     reduction: Reduction = "mean",
     log_target: bool = False,
     *,
-    where: Array | None = None,
+    where: ArrayLike | None = None,
+    convention: Convention = "oneflow",
+    argnums: tuple[int, int],
+    cotangent: Array | float | None = None,
+) -> tuple[Array, tuple[Array, Array]]: ...
+def kl_div_value_and_grad(
+    input: Array,
+    target: Array,
+    reduction: Reduction = "mean",
+    log_target: bool = False,
+    *,
+    where: ArrayLike | None = None,
     convention: Convention = "oneflow",
     argnums: int | tuple[int, ...] = 0,
     cotangent: Array | float | None = None,

@@ -17,7 +17,7 @@ def kl_div_with_logits(
     *,
     temperature: float = 1.0,
     axis: int = -1,
-    where: Array | None = None,
+    where: ArrayLike | None = None,
 ) -> Array:
     """Kullback-Leibler divergence between the softmaxes of two arrays of logits.
 
@@ -99,7 +99,7 @@ def js_div_with_logits(
     *,
     temperature: float = 1.0,
     axis: int = -1,
-    where: Array | None = None,
+    where: ArrayLike | None = None,
 ) -> Array:
     """Generalised Jensen-Shannon divergence between the softmaxes of two arrays of logits.
 
@@ -180,7 +180,7 @@ class KLDivWithLogitsLoss:
     def __post_init__(self) -> None:
         checked_from_logits(0.0, self.reduction, self.temperature, self.axis)
 
-    def __call__(self, input: Array, target: Array, where: Array | None = None) -> Array:
+    def __call__(self, input: Array, target: Array, where: ArrayLike | None = None) -> Array:
         """Loss of ``input`` against ``target``, of the rows where ``where`` is true."""
         return kl_div_with_logits(
             input, target, self.reduction, temperature=self.temperature, axis=self.axis, where=where
@@ -221,7 +221,7 @@ class JSDivWithLogitsLoss:
     def __post_init__(self) -> None:
         checked_from_logits(self.beta, self.reduction, self.temperature, self.axis)
 
-    def __call__(self, input: Array, target: Array, where: Array | None = None) -> Array:
+    def __call__(self, input: Array, target: Array, where: ArrayLike | None = None) -> Array:
         """Loss of ``input`` against ``target``, of the rows where ``where`` is true."""
         return js_div_with_logits(
             input, target, self.beta, self.reduction, temperature=self.temperature, axis=self.axis, where=where
@@ -236,7 +236,7 @@ def kl_div_with_logits_value_and_grad(
     *,
     temperature: float = 1.0,
     axis: int = -1,
-    where: Array | None = None,
+    where: ArrayLike | None = None,
     argnums: int = 0,
     cotangent: Array | float | None = None,
 ) -> tuple[Array, Array]: ...
@@ -248,10 +248,11 @@ def kl_div_with_logits_value_and_grad(
     *,
     temperature: float = 1.0,
     axis: int = -1,
-    where: Array | None = None,
-    argnums: tuple[int, ...],
+    where: ArrayLike | None = None,
+    argnums: tuple[int],
     cotangent: Array | float | None = None,
-) -> tuple[Array, tuple[Array, ...]]: ...
+) -> tuple[Array, tuple[Array]]: ...
+@overload
 def kl_div_with_logits_value_and_grad(
     input: Array,
     target: Array,
@@ -259,7 +260,18 @@ def kl_div_with_logits_value_and_grad(
     *,
     temperature: float = 1.0,
     axis: int = -1,
-    where: Array | None = None,
+    where: ArrayLike | None = None,
+    argnums: tuple[int, int],
+    cotangent: Array | float | None = None,
+) -> tuple[Array, tuple[Array, Array]]: ...
+def kl_div_with_logits_value_and_grad(
+    input: Array,
+    target: Array,
+    reduction: Reduction = "batchmean",
+    *,
+    temperature: float = 1.0,
+    axis: int = -1,
+    where: ArrayLike | None = None,
     argnums: int | tuple[int, ...] = 0,
     cotangent: Array | float | None = None,
 ) -> tuple[Array, Array | tuple[Array, ...]]:
@@ -312,7 +324,7 @@ def js_div_with_logits_value_and_grad(
     *,
     temperature: float = 1.0,
     axis: int = -1,
-    where: Array | None = None,
+    where: ArrayLike | None = None,
     argnums: int = 0,
     cotangent: Array | float | None = None,
 ) -> tuple[Array, Array]: ...
@@ -325,10 +337,11 @@ def js_div_with_logits_value_and_grad(
     *,
     temperature: float = 1.0,
     axis: int = -1,
-    where: Array | None = None,
-    argnums: tuple[int, ...],
+    where: ArrayLike | None = None,
+    argnums: tuple[int],
     cotangent: Array | float | None = None,
-) -> tuple[Array, tuple[Array, ...]]: ...
+) -> tuple[Array, tuple[Array]]: ...
+@overload
 def js_div_with_logits_value_and_grad(
     input: Array,
     target: Array,
@@ -337,7 +350,19 @@ def js_div_with_logits_value_and_grad(
     *,
     temperature: float = 1.0,
     axis: int = -1,
-    where: Array | None = None,
+    where: ArrayLike | None = None,
+    argnums: tuple[int, int],
+    cotangent: Array | float | None = None,
+) -> tuple[Array, tuple[Array, Array]]: ...
+def js_div_with_logits_value_and_grad(
+    input: Array,
+    target: Array,
+    beta: float = 0.5,
+    reduction: Reduction = "batchmean",
+    *,
+    temperature: float = 1.0,
+    axis: int = -1,
+    where: ArrayLike | None = None,
     argnums: int | tuple[int, ...] = 0,
     cotangent: Array | float | None = None,
 ) -> tuple[Array, Array | tuple[Array, ...]]:
@@ -383,7 +408,7 @@ def _value_and_grad(
     input: Array,
     target: Array,
     options: LogitsOptions,
-    where: Array | None,
+    where: ArrayLike | None,
     argnums: int | tuple[int, ...],
     cotangent: Array | float | None,
 ) -> tuple[Array, Array | tuple[Array, ...]]:

@@ -17,6 +17,6 @@ def caller(library: str) -> int:
     """Number of frames to the first one outside of this package and a library: a ``stacklevel``."""
     frame, level = sys._getframe(1), 1
     between = (__package__, library)
-    while frame.f_globals.get("__name__", "").partition(".")[0] in between and frame.f_back is not None:
+    while str(frame.f_globals.get("__name__")).partition(".")[0] in between and frame.f_back is not None:
         frame, level = frame.f_back, level + 1
     return level

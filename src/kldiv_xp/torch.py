@@ -7,13 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import Module
-from torch.nn._reduction import legacy_get_string
 from torch.overrides import handle_torch_function, has_torch_function
 
 from kldiv_xp._losses import kl_div as _kl_div
 from kldiv_xp._losses_from_logits import js_div_with_logits, kl_div_with_logits
 from kldiv_xp._misuse import caller
-from kldiv_xp._options import Convention, Reduction, checked, checked_from_logits, type_name
+from kldiv_xp._options import Convention, Reduction, checked, checked_from_logits
 
 __all__ = ["JSDivWithLogitsLoss", "KLDivLoss", "KLDivWithLogitsLoss", "kl_div"]
 
@@ -52,8 +51,8 @@ def kl_div(
     Raises
     ------
     ValueError, TypeError
-        As :func:`kldiv_xp.kl_div`. Also ``TypeError`` for a ``size_average`` or ``reduce`` that is not a bool: PyTorch
-        takes a reduction there, the third argument of :func:`kldiv_xp.kl_div`, for true.
+        As :func:`kldiv_xp.kl_div`. Also ``TypeError`` for a string as ``size_average`` or ``reduce``: PyTorch takes it
+        for true, and :func:`kldiv_xp.kl_div` has the reduction in this place.
 
     Warns
     -----
@@ -75,9 +74,9 @@ def kl_div(
     >>> kl_div(torch.tensor([[0.25, 0.75]]).log(), torch.tensor([[0.5, 0.5]]), reduction="batchmean")
     tensor(0.1438)
     """
-    _check_legacy(size_average, reduce)
+    _refuse_reduction(size_average, reduce)
     tensors = (input, target) if where is None else (input, target, where)
-    if has_torch_function(tensors):
+    if _takes_part(tensors):
         result: Tensor = handle_torch_function(
             kl_div,
             tensors,
@@ -91,22 +90,35 @@ def kl_div(
             convention=convention,
         )
         return result
+    warning = None
     if size_average is not None or reduce is not None:
-        reduction = legacy_get_string(size_average, reduce)  # type: ignore[assignment]
-    elif reduction == "mean" and not torch.compiler.is_compiling():
-        warnings.warn(
-            'reduction="mean" divides by the number of elements, which is not the Kullback-Leibler divergence;'
-            ' "batchmean" divides by the length of axis 0, which is for an input of shape (N, C)',
-            stacklevel=caller("torch"),
+        reduction = _legacy_reduction(size_average, reduce)
+        warning = f"size_average and reduce args will be deprecated, please use reduction='{reduction}' instead."
+    elif reduction == "mean":
+        warning = (
+            'reduction="mean" divides by the number of elements, which is not the Kullback-Leibler divergence. For an'
+            ' input of shape (N, C), "batchmean" gives the divergence'
         )
+    if warning is not None and not torch.compiler.is_compiling():
+        warnings.warn(warning, stacklevel=caller("torch"))
     return _kl_div(input, target, reduction, log_target, where=where, convention=convention)
 
 
-def _check_legacy(size_average: object, reduce: object) -> None:
+def _takes_part(tensors: tuple[Tensor, ...]) -> bool:
+    """Whether a mode or a type of tensor handles the call; ``torch.compile`` has done so before it traces."""
+    return not torch.compiler.is_compiling() and has_torch_function(tensors)
+
+
+def _legacy_reduction(size_average: bool | None, reduce: bool | None) -> Reduction:
+    if reduce is not None and not reduce:
+        return "none"
+    return "mean" if size_average is None or size_average else "sum"
+
+
+def _refuse_reduction(size_average: object, reduce: object) -> None:
     for name, given in (("size_average", size_average), ("reduce", reduce)):
-        if not (given is None or isinstance(given, bool)):
-            hint = f"; name it: reduction={given!r}" if isinstance(given, str) else ""
-            raise TypeError(f"{name} must be True, False or None, got {given!r} of type {type_name(given)}{hint}")
+        if isinstance(given, str):
+            raise TypeError(f"{name} must be True, False or None, got {given!r}; name it: reduction={given!r}")
 
 
 class KLDivLoss(torch.nn.KLDivLoss):
@@ -144,9 +156,9 @@ class KLDivLoss(torch.nn.KLDivLoss):
         *,
         convention: Convention = "oneflow",
     ) -> None:
-        _check_legacy(size_average, reduce)
-        checked(reduction, log_target, convention)
+        _refuse_reduction(size_average, reduce)
         super().__init__(size_average, reduce, reduction, log_target)
+        checked(self.reduction, log_target, convention)
         self.convention: Convention = convention
 
     def forward(self, input: Tensor, target: Tensor, where: Tensor | None = None) -> Tensor:
@@ -168,7 +180,7 @@ class KLDivLoss(torch.nn.KLDivLoss):
 def _dispatched(function: Callable[..., Tensor], *tensors: Tensor, **options: Any) -> Tensor:
     """The function of the tensors, in which ``__torch_function__`` takes part."""
     given = tuple(tensor for tensor in (*tensors, options["where"]) if tensor is not None)
-    if has_torch_function(given):
+    if _takes_part(given):
         result: Tensor = handle_torch_function(function, given, *tensors, **options)
         return result
     return function(*tensors, **options)

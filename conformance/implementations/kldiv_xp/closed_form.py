@@ -66,10 +66,11 @@ class ClosedForm(Implementation):
         loss = kl_div(*arguments, convention=convention)
         if not case.gradients:
             return loss, {}
+        argnums: Any = tuple(ARGNUMS[name] for name in case.gradients)
         _, gradients = kl_div_value_and_grad(
             *arguments,
             convention=convention,
-            argnums=tuple(ARGNUMS[name] for name in case.gradients),
+            argnums=argnums,
             cotangent=self.namespace().ones_like(loss) if cotangent is None else cotangent,
         )
         return loss, dict(zip(case.gradients, gradients, strict=True))
@@ -81,11 +82,11 @@ class ClosedForm(Implementation):
         if where is not None:
             options["where"] = self.given(where)
         value = js_div_with_logits(input, target, **options)
+        options["argnums"] = tuple(ARGNUMS[name] for name in case.gradients)
         _, gradients = js_div_with_logits_value_and_grad(
             input,
             target,
             **options,
-            argnums=tuple(ARGNUMS[name] for name in case.gradients),
             cotangent=self.namespace().ones_like(value) if case.reduction == "none" else None,
         )
         return value, dict(zip(case.gradients, gradients, strict=True))

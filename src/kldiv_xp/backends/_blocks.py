@@ -112,7 +112,7 @@ class InBlocks(Backend, ABC):
                 value = value / count if count else math.nan
             loss = self.number(value, self.result_dtype(x, y))
         if on_edge:
-            self.notice(y, options)
+            self.notice(y, options, where)
         return loss, on_edge
 
     def counted(self, x: Array, reduction: Reduction, where: Array = None) -> int:

@@ -14,7 +14,7 @@ class OnNumPy(Backend):
     lazy = False
     """Whether the library computes only on request."""
     in_memory = False
-    """Whether the elements of any array are there to be read."""
+    """Whether every element of every array is in memory."""
     has_bfloat16 = False
     """Whether an array may hold ``ml_dtypes.bfloat16``, which NumPy does not count as floating."""
 
@@ -42,7 +42,7 @@ class OnNumPy(Backend):
     def plain_loss(self, x: Array, y: Array, options: Options, where: Array = None) -> Array:
         """The loss of checked arrays in array API calls alone."""
         if self.in_memory:
-            self.notice(y, options)
+            self.notice(y, options, where)
         return super().plain_loss(x, y, options, where)
 
     def quiet(self) -> AbstractContextManager[Any]:

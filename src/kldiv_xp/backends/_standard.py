@@ -175,9 +175,9 @@ class Backend:
         """``x`` in another dtype; ``x`` itself if it has that dtype, so that nothing records or checks a cast."""
         return x if x.dtype == dtype else self.xp.astype(x, dtype)
 
-    def notice(self, y: Array, options: Options) -> None:
-        """Warn if all targets are negative, and should not be. For concrete targets in memory."""
-        if options.log_target or 0 in y.shape:
+    def notice(self, y: Array, options: Options, where: Array = None) -> None:
+        """Warn if all targets are negative, and should not be. For concrete targets in memory, without a mask."""
+        if options.log_target or where is not None or 0 in y.shape:
             return
         if float(y[(0,) * y.ndim]) < 0.0 and bool(self.xp.all(y < 0.0)):
             warn_of_logarithms(type(self).__module__.rpartition(".")[2])  # files are named after libraries
@@ -235,10 +235,11 @@ class Backend:
                 f"{listed(arrays)} must be on one device, got {listed(map(str, devices.values()))}; move them to one"
             )
         for name, x in arrays.items():
-            self.check_dtype(name, x)
+            # From logits, class indices are no target at all.
+            self.check_dtype("logits of the target" if axis is not None and name == "target" else name, x)
         x, y = arrays["input"], arrays["target"]
         shape = tuple(x.shape)
-        check_shapes(shape, tuple(y.shape))
+        check_shapes(shape, tuple(y.shape), of_probabilities=axis is None)
         if axis is not None:
             axis = check_axis(axis, shape)
         if where is not None:
@@ -254,7 +255,7 @@ class Backend:
         elif not self.supports(x.dtype):
             what = "convert it first"
             if name == "target":
-                what = "of class indices make one-hot probabilities, convert other numbers"
+                what = "convert class indices to one-hot probabilities, without log_target, and other numbers to floats"
             raise TypeError(f"{name} must have a real floating-point dtype of 16 bits or more, got {x.dtype}; {what}")
 
     @property

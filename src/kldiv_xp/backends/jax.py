@@ -3,16 +3,20 @@
 import sys
 from collections.abc import Callable
 from functools import cache, partial
+from itertools import count
 from typing import Any
 
 from kldiv_xp._formulas import guarded_loss_elements, loss_derivative
 from kldiv_xp._formulas_from_logits import IMPOSSIBLE, shifted, softmaxes
+from kldiv_xp._misuse import warn_of_logarithms
 from kldiv_xp._options import LogitsOptions, Options
 from kldiv_xp.backends._standard import Array, Backend, DType
 from kldiv_xp.backends.numpy import NumPy, refuse_subclass
 
 CLOSE = 0.01
 """Divergence below which float32 sums of terms of either sign have lost too many digits."""
+LOOKS = 100
+"""Calls that look at their targets, and the number of calls of which one looks later."""
 SHORT = 2**11
 """Classes of a row whose exponentials stay in the cache. Those of a longer row are faster computed again than read."""
 
@@ -29,6 +33,7 @@ class JAX(Backend):
     def __init__(self, xp: Any) -> None:
         super().__init__(xp)
         self._array, self._tracer = sys.modules["jax"].Array, sys.modules["jax"].core.Tracer
+        self._calls = count()
         self._jitted = cache(self._jitted_for)
         self._jitted_from_logits = cache(self._jitted_from_logits_for)
 
@@ -58,22 +63,32 @@ class JAX(Backend):
             except (TypeError, ValueError):
                 pass  # raise the error again below, without JAX's note about its own frames
             else:
-                self._notice_if_at_hand(input, target, options)
+                if not sys.modules["jax"].config.jax_disable_jit:  # then plain_loss has looked
+                    self._look_at(target, loss, options, where)
                 return loss
         return super().loss(input, target, options, where)
 
     def plain_loss(self, x: Array, y: Array, options: Options, where: Array = None) -> Array:
         """The loss of checked arrays in array API calls alone."""
-        self._notice_if_at_hand(x, y, options)
-        return super().plain_loss(x, y, options, where)
+        loss = super().plain_loss(x, y, options, where)
+        self._look_at(y, loss, options, where)
+        return loss
 
-    def _notice_if_at_hand(self, x: Array, y: Array, options: Options) -> None:
-        """Look at the target, unless JAX traces, or would have to wait for a device."""
-        if options.log_target or isinstance(x, self._tracer) or isinstance(y, self._tracer):
+    def _look_at(self, y: Array, loss: Array, options: Options, where: Array) -> None:
+        """Warn of targets that are all negative, unless JAX traces, or would have to wait for a device.
+
+        Reading an array takes a third of the time of a call, so only the first calls look, and then some of them.
+        """
+        if options.log_target or where is not None or isinstance(y, self._tracer) or isinstance(loss, self._tracer):
+            return
+        calls = next(self._calls)
+        if calls >= LOOKS and calls % LOOKS:
             return
         device = y.device  # a sharding, if there are several
         if getattr(device, "platform", "") == "cpu" and y.is_ready():
-            self.notice(sys.modules["numpy"].asarray(y), options)
+            values = sys.modules["numpy"].asarray(y)  # not JAX's functions, which an outer trace would record
+            if values.size and (values < 0.0).all():
+                warn_of_logarithms("jax")
 
     def loss_from_logits(self, input: Array, target: Array, options: LogitsOptions, where: Array = None) -> Array:
         """The divergence between the softmaxes of the caller's arrays; in one jitted call, as above."""

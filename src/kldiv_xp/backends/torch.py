@@ -31,7 +31,7 @@ def _memory(size: int, dtype: DType) -> Array:
 
 
 class _ForONNX:
-    """A namespace without ``xlogy``, which PyTorch's exporter by tracing has no operator for."""
+    """A namespace without ``xlogy``: PyTorch's exporter by tracing does not know it."""
 
     xlogy = None
 
@@ -112,10 +112,10 @@ class Torch(InRowBlocks):
         """The caller's tensors, checked; a program of ``torch.jit.trace`` checks their shapes again."""
         torch = self.native
         x, y, *others = super().prepared(*arrays, **axis)
-        if not torch.compiler.is_compiling() and torch._C._is_tracing():
+        if not torch.compiler.is_compiling() and torch._C._is_tracing() and not torch.onnx.is_in_onnx_export():
             # Of no elements: stack raises for shapes that differ, which the traced operations would broadcast.
             nothing = torch.stack([z.unsqueeze(-1).narrow(-1, 0, 0) for z in (x, y)]).sum()
-            y = y + nothing.reshape(()).to(y.dtype)  # ONNX would keep the dimensions of the sum
+            y = y + nothing.to(y.dtype)
         return x, y, *others
 
     def elements(self, x: Array, y: Array, dtype: DType, options: Options) -> Array:
@@ -180,6 +180,16 @@ class Torch(InRowBlocks):
         from kldiv_xp.backends._torch_autograd_from_logits import DivergenceInBlocks
 
         return DivergenceInBlocks.apply(input, target, options, self, where)  # type: ignore[no-untyped-call]
+
+    def value_and_grad(self, input: Array, target: Array, *options: Any) -> tuple[Array, list[Array]]:
+        """The loss of the caller's tensors, and its gradients."""
+        with self._surroundings(input, target):
+            return super().value_and_grad(input, target, *options)
+
+    def value_and_grad_from_logits(self, input: Array, target: Array, *options: Any) -> tuple[Array, list[Array]]:
+        """The divergence between the softmaxes of the caller's tensors, and its gradients."""
+        with self._surroundings(input, target):
+            return super().value_and_grad_from_logits(input, target, *options)
 
     def divergences(self, x: Array, y: Array, options: LogitsOptions) -> Array:
         """Divergence of each row, with the derivative in closed form, which keeps the logits alone."""
@@ -382,7 +392,7 @@ class Torch(InRowBlocks):
         modes = (getattr(x, "fake_mode", None) for x in arrays if type(x) not in self.ordinary)
         mode = next((mode for mode in modes if mode is not None), None)
         with ExitStack() as contexts:
-            if mode is not None:  # fake tensors outside of their mode, in which alone they combine with numbers
+            if mode is not None:  # fake tensors combine with numbers in their mode alone
                 contexts.enter_context(mode)
             if torch._C._is_tracing():
                 contexts.enter_context(warnings.catch_warnings())
