@@ -82,7 +82,8 @@ def kl_div(
     -----
     UserWarning
         If all targets are negative without ``log_target``: they are log-probabilities, or the arguments are exchanged.
-        Only for concrete arrays of NumPy, PyTorch, JAX and array-api-strict in the memory of the CPU.
+        Only without ``where``, for concrete arrays of NumPy, PyTorch, JAX and array-api-strict on the CPU. Of JAX, only
+        for arrays that are computed already, in the first 100 calls, and then in one of 100.
 
     See Also
     --------

@@ -31,7 +31,9 @@ import subprocess
 import sys
 import tarfile
 import time
+import traceback
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -235,8 +237,29 @@ def pytest_sessionfinish(session: Any) -> None:  # noqa: ARG001
 
 
 def run(name: str, folder: Path) -> dict[str, Any]:
-    """What became of a client."""
-    program = load(name)
+    """What became of a client; what it raises is its problem."""
+    result: dict[str, Any] = {"client": name}
+    try:
+        program = load(name)
+        result |= {
+            "versions": {package: version(package) for package in program.PACKAGES},
+            "licence": program.LICENCE,
+            "what": program.WHAT,
+            "excluded": getattr(program, "EXCLUDED", ()),
+        }
+        result |= _compared(program)
+        if hasattr(program, "step"):
+            result["step"] = times_of_a_step(program)
+        if hasattr(program, "TESTS"):
+            result |= _of_own_tests({which: own_tests(name, program, which, folder) for which in ("before", "after")})
+    except Exception as error:
+        traceback.print_exc()
+        return result | {"problems": [f"{type(error).__name__}: {error}"]}
+    return result | {"problems": problems(result)}
+
+
+def _compared(program: Any) -> dict[str, Any]:
+    """The figures with both losses, and how often each was called."""
     figures: dict[str, dict[str, float]] = {}
     count: dict[str, int] = {}
     for which in ("before", "after"):
@@ -245,29 +268,18 @@ def run(name: str, folder: Path) -> dict[str, Any]:
             warnings.simplefilter("ignore")
             figures[which] = {key: float(value) for key, value in program.figures().items()}
         count[which] = calls.count
-    result: dict[str, Any] = {
-        "client": name,
-        "versions": {package: version(package) for package in program.PACKAGES},
-        "licence": program.LICENCE,
-        "what": program.WHAT,
-        "excluded": getattr(program, "EXCLUDED", ()),
-        "figures": figures,
-        "calls": count,
-        "difference": largest_difference(figures["before"], figures["after"]),
+    return {"figures": figures, "calls": count, "difference": largest_difference(figures["before"], figures["after"])}
+
+
+def _of_own_tests(outcomes: Mapping[str, dict[str, str]]) -> dict[str, Any]:
+    before, after = outcomes["before"], outcomes["after"]
+    return {
+        "calls of tests": [int(outcome.pop("calls of the loss")) for outcome in (before, after)],
+        "tests": Counter(before.values()),
+        "tests that differ": sorted(
+            test for test in before.keys() | after.keys() if before.get(test) != after.get(test)
+        ),
     }
-    if hasattr(program, "step"):
-        result["step"] = times_of_a_step(program)
-    if hasattr(program, "TESTS"):
-        outcomes = {which: own_tests(name, program, which, folder) for which in ("before", "after")}
-        result["calls of tests"] = [int(o.pop("calls of the loss")) for o in outcomes.values()]
-        result["tests"] = len(outcomes["before"])
-        result["tests that pass"] = sum(outcome == "passed" for outcome in outcomes["before"].values())
-        result["tests that differ"] = sorted(
-            test
-            for test in outcomes["before"].keys() | outcomes["after"].keys()
-            if outcomes["before"].get(test) != outcomes["after"].get(test)
-        )
-    return result
 
 
 def problems(result: Mapping[str, Any]) -> list[str]:
@@ -281,7 +293,7 @@ def problems(result: Mapping[str, Any]) -> list[str]:
         found.append(f"the loss was not called as often: {result['calls']}")
     if result.get("tests that differ"):
         found.append(f"tests differ: {', '.join(result['tests that differ'])}")
-    if "tests" in result and not (result["tests that pass"] and all(result["calls of tests"])):
+    if "tests" in result and not (result["tests"].get("passed") and all(result["calls of tests"])):
         found.append("no test of the client passes, or none reaches the loss")
     return found
 
@@ -294,8 +306,8 @@ def main() -> int:
     options = parser.parse_args()
     random.seed(0)
     options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.unlink(missing_ok=True)
     result = run(options.client, options.output.parent.resolve())
-    result["problems"] = problems(result)
     options.output.write_text(json.dumps(result, indent=1))
     print(f"{options.client}: {'; '.join(result['problems']) or 'the same with both losses'}")
     return 1 if result["problems"] else 0
