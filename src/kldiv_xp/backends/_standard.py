@@ -57,15 +57,17 @@ class Backend:
     ``of_equal_shape``              Dask, NDOnnx, MLX: sizes that are unknown, or may change
     ``count``                       NDOnnx: sizes that are arrays
     ``boolean``                     MLX: another name
+    ``prepared``                    Torch: a traced program checks shapes again
+    ``plain_loss``                  OnNumPy, JAX: they look at targets in memory
     ``elements``                    JAX, Torch, MLX, Autograd: the closed form as the derivative
     ``sum``                         Torch, MLX, NDOnnx: they add sequentially
     ``rounded``                     Torch: sums that are spread over processes
     ``quiet``                       OnNumPy: NumPy warns about intended NaN
     ``cast``                        NumPy, Torch, MLX, Autograd: a method in place of a function
     ``loss``                        NumPy, Torch, JAX: arrays in memory
-    ``value_and_grad``              InBlocks: arrays in memory
+    ``value_and_grad``              InBlocks, Torch: arrays in memory, and fake tensors
     ``loss_from_logits``            InRowBlocks, Torch, JAX, Sparse: arrays in memory, or a refusal
-    ``value_and_grad_from_logits``  InRowBlocks, Sparse: arrays in memory, or a refusal
+    ``value_and_grad_from_logits``  InRowBlocks, Torch, Sparse: arrays in memory, fake tensors, or a refusal
     ``divergences``                 JAX, Torch, MLX, Autograd, InChunks: the closed form as the derivative, or chunks
     ``derivative_from_logits``      InChunks: arrays that are computed later, chunk by chunk
     ``at_least``                    Torch: the compiler cannot trace a maximum with a number

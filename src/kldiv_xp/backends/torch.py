@@ -396,7 +396,7 @@ class Torch(InRowBlocks):
                 contexts.enter_context(mode)
             if torch._C._is_tracing():
                 contexts.enter_context(warnings.catch_warnings())
-                # That comparisons of shapes are constants does not matter: the program compares them again.
+                # That comparisons of shapes are constants does not matter: no result depends on them.
                 warnings.simplefilter("ignore", torch.jit.TracerWarning)
             yield
 
