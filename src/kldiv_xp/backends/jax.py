@@ -84,11 +84,10 @@ class JAX(Backend):
         calls = next(self._calls)
         if calls >= LOOKS and calls % LOOKS:
             return
-        device = y.device  # a sharding, if there are several
-        if getattr(device, "platform", "") == "cpu" and y.is_ready():
-            values = sys.modules["numpy"].asarray(y)  # not JAX's functions, which an outer trace would record
-            if values.size and (values < 0.0).all():
-                warn_of_logarithms("jax")
+        at_hand = getattr(y.device, "platform", "") == "cpu" and y.is_ready()  # several devices are a sharding
+        # By NumPy: an outer trace would record JAX's functions.
+        if at_hand and y.size and (sys.modules["numpy"].asarray(y) < 0.0).all():
+            warn_of_logarithms("jax")
 
     def loss_from_logits(self, input: Array, target: Array, options: LogitsOptions, where: Array = None) -> Array:
         """The divergence between the softmaxes of the caller's arrays; in one jitted call, as above."""
