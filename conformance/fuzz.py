@@ -12,9 +12,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass, field, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
@@ -30,6 +29,7 @@ from conformance.build_corpus import Builder, save
 from conformance.implementations import every_implementation, reference
 from conformance.judge import Comparison, Verdict, judge
 from conformance.output import check_outputs, command
+from conformance.processes import SPAWN, workers
 from conformance.record import CORPUS, LOGITS, Case, FromLogits, Implementation, Operand, load_corpus
 from conformance.recording import Recorded
 from conformance.run import outcome_of_reference, reference_for
@@ -360,12 +360,11 @@ def fuzz(jobs: Sequence[_Job], processes: int, console: Console) -> Tally:
         TextColumn("{task.fields[judged]:,} comparisons"),
         TimeElapsedColumn(),
     )
-    spawn = get_context("spawn")
-    with spawn.Manager() as manager, Progress(*columns, console=console, transient=True) as bars:
+    with SPAWN.Manager() as manager, Progress(*columns, console=console, transient=True) as bars:
         ticks: Queue[int] = manager.Queue()
         bar = bars.add_task("fuzzing", total=sum(job.seconds for job in jobs), judged=0)
         started, judged, ended = time.monotonic(), 0, 0.0
-        with ProcessPoolExecutor(processes, mp_context=spawn) as pool:
+        with workers(processes) as pool:
             pending = {pool.submit(_work, job, ticks.put): job for job in jobs}
             while pending:
                 done, _ = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)

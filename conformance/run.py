@@ -3,16 +3,16 @@
 import platform
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass, field
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conformance.implementations import corpora, every_implementation, reference, reference_from_logits
 from conformance.judge import Comparison, Verdict, judge
 from conformance.ledger import ENTRIES
+from conformance.processes import SPAWN, workers
 from conformance.record import Case, Implementation, Outcome, Values
 from conformance.recording import Recorded, RecordingError, read_recording
 
@@ -168,9 +168,7 @@ def judge_all(
     if processes == 1:
         return [_judge_label(label, question, lambda tick: progress(*tick)) for label in question.labels]
     judgements: dict[str, Judgement] = {}
-    # A process that is forked after JAX or PyTorch has started its threads may hang.
-    spawn = get_context("spawn")
-    with spawn.Manager() as manager, ProcessPoolExecutor(processes, mp_context=spawn) as pool:
+    with SPAWN.Manager() as manager, workers(processes) as pool:
         ticks: Queue[tuple[str, int]] = manager.Queue()
         # Start with implementations that compile, which take longest.
         order = sorted(question.labels, key=lambda label: "jit" not in label and "compile" not in label)

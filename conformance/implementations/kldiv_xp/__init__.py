@@ -9,8 +9,9 @@ from conformance.record import Case, Operand
 from kldiv_xp import JSDivWithLogitsLoss, KLDivLoss
 
 CONVENTIONS = ("oneflow", "torch", "limit")
-for message in ("all targets are negative", "reduction=.mean. divides"):  # cases have both on purpose
-    warnings.filterwarnings("ignore", message)
+# Cases have both on purpose.
+warnings.filterwarnings("ignore", "all targets are negative")
+warnings.filterwarnings("ignore", "reduction=.mean. divides")
 
 
 @dataclass(frozen=True)

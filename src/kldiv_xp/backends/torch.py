@@ -6,7 +6,7 @@ The derivative is in closed form.
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from kldiv_xp._formulas import edge_of, guarded_loss_elements, loss_off_edge
@@ -28,6 +28,15 @@ def _memory(size: int, dtype: DType) -> Array:
 
     with torch.inference_mode(False):
         return torch.empty(size, dtype=dtype, device="cpu")
+
+
+@contextmanager
+def _without_tracer_warnings() -> Iterator[None]:
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        yield
 
 
 class _ForONNX:
@@ -194,7 +203,7 @@ class Torch(InRowBlocks):
     def divergences(self, x: Array, y: Array, options: LogitsOptions) -> Array:
         """Divergence of each row, with the derivative in closed form, which keeps the logits alone."""
         torch = self.native
-        if not hasattr(x, "device_mesh") and self._has_no_rules(x):  # a DTensor has one
+        if not hasattr(x, "device_mesh") and self._has_no_rules(x):  # DTensors take a derivative of our own
             return self.plain_divergences(x, y, options)
         from kldiv_xp.backends._torch_autograd_from_logits import Divergences, DivergencesInReverse
 
@@ -385,20 +394,14 @@ class Torch(InRowBlocks):
         transforms = functorch.get_interpreter_stack()
         return any(each.key() == functorch.TransformType.Functionalize for each in transforms or ())
 
-    @contextmanager
-    def _surroundings(self, *arrays: Array) -> Iterator[None]:
+    def _surroundings(self, *arrays: Array) -> AbstractContextManager[Any]:
         """Context for plain operations on these tensors."""
-        torch = self.native
         modes = (getattr(x, "fake_mode", None) for x in arrays if type(x) not in self.ordinary)
-        mode = next((mode for mode in modes if mode is not None), None)
-        with ExitStack() as contexts:
-            if mode is not None:  # fake tensors combine with numbers in their mode alone
-                contexts.enter_context(mode)
-            if torch._C._is_tracing():
-                contexts.enter_context(warnings.catch_warnings())
-                # That comparisons of shapes are constants does not matter: no result depends on them.
-                warnings.simplefilter("ignore", torch.jit.TracerWarning)
-            yield
+        mode: AbstractContextManager[Any] | None = next((mode for mode in modes if mode is not None), None)
+        if mode is not None:  # fake tensors combine with numbers in their mode alone
+            return mode
+        # That comparisons of shapes are constants does not matter: no result depends on them.
+        return _without_tracer_warnings() if self.native._C._is_tracing() else nullcontext()
 
     def needs_grad(self, *arrays: Array) -> bool:
         """Whether autograd records operations on these tensors."""
@@ -485,7 +488,6 @@ class TracedTorch(Torch):
         """False."""
         return False
 
-    @contextmanager
-    def _surroundings(self, *arrays: Array) -> Iterator[None]:
+    def _surroundings(self, *arrays: Array) -> AbstractContextManager[Any]:
         """A context that changes nothing."""
-        yield
+        return nullcontext()
