@@ -84,7 +84,7 @@ build/environments/%/ready: conformance/environments/%.txt
 
 # Programs that use the loss, each in an environment of its own, with the loss that they have and with kldiv_xp.
 CLIENTS := $(basename $(notdir $(wildcard tests/clients/programs/*.txt)))
-clients: $(addprefix build/clients/,$(addsuffix /result.json,$(CLIENTS)))  ## Put kldiv_xp in the place of the loss in other people's programs: half an hour
+clients: $(addprefix build/clients/,$(addsuffix /result.json,$(CLIENTS)))  ## Put kldiv_xp in the place of the loss in other people's programs
 	$(BIN)/python -m tests.clients.table build/clients docs/clients.md
 
 # A client that differs, or does not run, is in the table, which fails then.

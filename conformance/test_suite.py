@@ -98,6 +98,10 @@ def test_an_infinity_agrees_only_with_what_is_within_the_bound_of_overflow() -> 
     assert errors_in(infinite, largest.astype(np.float32), bound) <= 1
     assert errors_in(infinite, (largest - 2e36).astype(np.float32), bound) == np.inf
     assert errors_in(-infinite, largest.astype(np.float32), bound) == np.inf
+    # The sum overflows before it is divided.
+    assert errors_in(infinite, (largest / 4).astype(np.float32), bound, 4.0) <= 1
+    assert errors_in(infinite, (largest / 2).astype(np.float32), bound, 4.0) == np.inf
+    assert errors_in(infinite, (largest / 8).astype(np.float32), bound, 4.0) == np.inf
 
 
 def test_a_deviation_is_excused_only_with_the_value_that_the_ledger_states() -> None:

@@ -97,7 +97,7 @@ def test_the_table_has_a_row_for_each_client_and_says_what_is_left_out(
     assert "| a 1.0, b 2.0 | MIT | ten steps | figures differ by 1 | - | - |" in text
     assert "| c_client | - | - | ValueError: no | - | - |" in text
     assert "| d_client | - | - | did not run | - | - |" in text
-    assert "Left out of b_client:\n\n- this\n" in text
+    assert "Left out of a, b (`b_client.py`):\n\n- this\n" in text
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "old" not in text

@@ -18,7 +18,9 @@ def _row(result: Mapping[str, Any]) -> str:
     if tests and not result["tests that differ"]:
         tests += ", as before"
     step = f"{result['step']['ratio']:.2f}" if "step" in result else "-"
-    same = "; ".join(result["problems"]) or f"same, within {result['difference']:.0e}"
+    same = "; ".join(result["problems"])
+    if not same:
+        same = f"same, within {result['difference']:.0e}" if result["difference"] else "identical"
     about = result.get("licence", "-"), result.get("what", "-")
     return f"| {' | '.join((client or result['client'], *about, same, tests or '-', step))} |"
 
@@ -32,7 +34,7 @@ def _lines(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield ""
     for result in results:
         if result.get("excluded"):
-            yield f"Left out of {result['client']}:"
+            yield f"Left out of {', '.join(result['versions'])} (`{result['client']}.py`):"
             yield ""
             yield from (f"- {what}" for what in result["excluded"])
             yield ""
