@@ -89,13 +89,12 @@ def differentiated(loss: Callable[[Any, Any], Any], x: torch.Tensor, y: torch.Te
     return leaf.grad
 
 
-def rows(shape: tuple[int, int]) -> Iterator[tuple[str, Call, Call]]:
-    """What is compared: its name, our call, and that of the composition."""
+def rows(shape: tuple[int, int], device: str) -> Iterator[tuple[str, Call, Call]]:
+    """What is compared on a device: its name, our call, and that of the composition."""
     x, y = logits(shape)
-    a, b = torch.from_numpy(x), torch.from_numpy(y)
+    a, b = (torch.from_numpy(z).to(device) for z in (x, y))
     divergence = partial(js_div_with_logits, temperature=TEMPERATURE)
     yield "PyTorch, forward", partial(ours, a, b), partial(in_torch, a, b)
-    yield "PyTorch, forward: floor / ours", partial(ours, a, b), partial(floor, a, b)
     composed = partial(differentiated, in_torch, a, b)
     yield "PyTorch, forward and backward", partial(differentiated, ours, a, b), composed
     yield (
@@ -108,10 +107,12 @@ def rows(shape: tuple[int, int]) -> Iterator[tuple[str, Call, Call]]:
         partial(differentiated, ours, a.bfloat16(), b.bfloat16()),
         partial(differentiated, in_torch, a.bfloat16(), b.bfloat16()),
     )
-    gradient = partial(kl_div_with_logits_value_and_grad, x, y, temperature=TEMPERATURE)
-    yield "NumPy with the gradient, beside PyTorch", gradient, composed
-    yield "NumPy, beside SciPy", partial(ours, x, y), partial(in_numpy, x, y)
-    c, d = jax.device_put(x), jax.device_put(y)
+    if device == "cpu":
+        yield "PyTorch, forward: floor / ours", partial(ours, a, b), partial(floor, a, b)
+        gradient = partial(kl_div_with_logits_value_and_grad, x, y, temperature=TEMPERATURE)
+        yield "NumPy with the gradient, beside PyTorch", gradient, composed
+        yield "NumPy, beside SciPy", partial(ours, x, y), partial(in_numpy, x, y)
+    c, d = (jax.device_put(z, jax.devices(device)[0]) for z in (x, y))
     ready: Any = jax.block_until_ready
     for name, transform in (
         ("forward", lambda loss: loss),
@@ -138,7 +139,9 @@ def compare(mine: Call, theirs: Call) -> tuple[float, float, float, int]:
 
 def _seconds(call: Call) -> float:
     start = time.perf_counter()
-    call()
+    result = call()
+    if getattr(result, "is_cuda", False):
+        torch.cuda.synchronize()
     return time.perf_counter() - start
 
 
@@ -151,13 +154,19 @@ def temporary_memory(shape: tuple[int, int]) -> tuple[float, float]:
     return mine, theirs
 
 
-def extra_memory(what: str, results: Any) -> None:
-    """MiB that a call takes at its peak beyond its arguments; Linux only."""
-    x, y = (torch.from_numpy(z) for z in logits(SHAPES[0]))
+def extra_memory(what: str, device: str, results: Any) -> None:
+    """MiB that a call takes at its peak beyond its arguments; on the CPU, Linux only."""
+    x, y = (torch.from_numpy(z).to(device) for z in logits(SHAPES[0]))
     small = x[:8, :64].clone(), y[:8, :64].clone()  # with which little memory is kept for later calls
     loss = in_torch if "composition" in what else ours
     run = partial(differentiated, loss) if "backward" in what else loss
     run(*small)
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        arguments = torch.cuda.memory_allocated()
+        run(x, y)
+        results.put((torch.cuda.max_memory_allocated() - arguments) / 2**20)
+        return
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
     run(x, y)
@@ -186,15 +195,19 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.from_logits", description=__doc__)
     parser.add_argument("--only", choices=("speed", "memory", "accuracy"), help="one table alone")
-    only = parser.parse_args().only
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where PyTorch and JAX compute")
+    options = parser.parse_args()
+    only, device = options.only, options.device
     console = Console(width=140)
     console.print(f"torch {torch.__version__} on {torch.get_num_threads()} threads, jax {jax.__version__}")
+    if device == "cuda":
+        console.print(torch.cuda.get_device_name(), highlight=False)
     console.print("vectors:", ", ".join(in_use(os.environ)), highlight=False)
     if only in (None, "speed"):
         table = Table("float32, temperature 2", *map(str, SHAPES), title="composition / ours: median (quartiles)")
         cells: dict[str, list[str]] = {}
         for shape in SHAPES:
-            for name, mine, theirs in rows(shape):
+            for name, mine, theirs in rows(shape, device):
                 median, low, high, _ = compare(mine, theirs)
                 cells.setdefault(name, []).append(f"{median:.2f} ({low:.2f} to {high:.2f})")
                 console.print(f"{shape}: {name}: {cells[name][-1]}", highlight=False)
@@ -205,7 +218,7 @@ def main() -> None:
         spawn = multiprocessing.get_context("spawn")
         for what in ("forward", "forward and backward", "composition forward", "composition forward and backward"):
             results = spawn.Queue()
-            process = spawn.Process(target=extra_memory, args=(what, results))
+            process = spawn.Process(target=extra_memory, args=(what, device, results))
             process.start()
             console.print(f"PyTorch, {SHAPES[0]}, {what}: {results.get():.0f} MiB beyond the arguments")
             process.join()
@@ -216,7 +229,7 @@ def main() -> None:
         for shape in ((10, 100), (100, 1000), (1000, 10000)):
             for noise in NOISE:
                 x, y = logits(shape, noise)
-                wanted, (a, b) = exact(x, y), (torch.from_numpy(x), torch.from_numpy(y))
+                wanted, (a, b) = exact(x, y), (torch.from_numpy(z).to(device) for z in (x, y))
                 jitted = jax.jit(in_jax)
                 values = (
                     ours(x, y),
