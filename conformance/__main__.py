@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(given)
     reports = _reports(options)
     # If the report goes to the standard output, everything else goes to the standard error.
-    console = Console(width=None if sys.stdout.isatty() else 140, stderr=any(path == STDOUT for path, _ in reports))
+    console = Console(width=None if sys.stdout.isatty() else 200, stderr=any(path == STDOUT for path, _ in reports))
     try:
         run = _judge(parser, options, reports, console)
     except RecordingError as error:

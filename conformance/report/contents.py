@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from conformance.implementations import reference, reference_from_logits
 from conformance.judge import Verdict
-from conformance.ledger import Deviation, Inexact, Promotion, Refusal
+from conformance.ledger import ENTRIES, Deviation, Inexact, Promotion, Refusal
 from conformance.run import Grids, Judgement
 
 QUANTITIES = {"loss": "loss", "input": "gradient by input", "target": "gradient by target"}
@@ -79,6 +80,34 @@ def ledger_uses(judgements: Iterable[Judgement]) -> Counter[str]:
     return Counter(entry for j in judgements for comparison in j.comparisons for entry in comparison.ledger)
 
 
+@dataclass(frozen=True)
+class Explanation:
+    """A ledger entry, and the number of comparisons that it helps to explain."""
+
+    entry: Deviation | Refusal | Promotion | Inexact
+    count: int
+
+    @property
+    def wrong(self) -> bool:
+        """Whether the ledger calls what the entry explains wrong, rather than another choice."""
+        return self.entry.why.startswith("wrong")
+
+    @property
+    def of_reference(self) -> bool:
+        """Whether the entry is about the reference."""
+        return any(map(self.entry.who, (reference(), reference_from_logits())))
+
+
+def explanations(judgements: Iterable[Judgement]) -> list[Explanation]:
+    """Ledger entries that were used, the most important first.
+
+    What is wrong comes first, then what explains most; entries about the reference come last.
+    """
+    uses = ledger_uses(judgements)
+    used = [Explanation(entry, uses[entry.id]) for entry in ENTRIES if uses[entry.id]]
+    return sorted(used, key=lambda one: (one.of_reference, not one.wrong, -one.count))
+
+
 def convention(label: str) -> str | None:
     """Convention of ``kldiv_xp`` that a label ends with; ``None`` for a foreign implementation."""
     found = _CONVENTION.search(label)
@@ -88,11 +117,6 @@ def convention(label: str) -> str | None:
 def without_convention(label: str) -> str:
     """The label without the convention that it may end with."""
     return _CONVENTION.sub("", label)
-
-
-def is_wrong(entry: Deviation | Refusal | Promotion | Inexact) -> bool:
-    """Whether the ledger calls what the entry explains wrong, rather than another choice."""
-    return entry.why.startswith("wrong")
 
 
 def foreign_first(judgements: Iterable[Judgement]) -> list[Judgement]:

@@ -16,7 +16,17 @@ from markupsafe import Markup, escape
 from conformance.judge import Comparison, Verdict
 from conformance.ledger import ENTRIES
 from conformance.report.comparisons import comparisons_as_json
-from conformance.report.contents import LEFT_OUT, QUANTITIES, Run, convention, encodable, percent, version_and_source
+from conformance.report.contents import (
+    LEFT_OUT,
+    QUANTITIES,
+    Explanation,
+    Run,
+    convention,
+    encodable,
+    explanations,
+    percent,
+    version_and_source,
+)
 from conformance.report.grids import grids_as_json
 from conformance.report.plot import error_plots
 from conformance.run import Judgement
@@ -85,9 +95,9 @@ class Implementation:
         return Counter(comparison.verdict for comparison in self.judgement.comparisons)
 
     @cached_property
-    def ledger(self) -> list[tuple[str, int]]:
-        """Ledger entries, with the number of comparisons that they help to explain, most first."""
-        return Counter(entry for comparison in self.judgement.comparisons for entry in comparison.ledger).most_common()
+    def explanations(self) -> list[Explanation]:
+        """Ledger entries that were used, the most important first."""
+        return explanations([self.judgement])
 
     @property
     def left_out(self) -> dict[Verdict, list[tuple[str, int]]]:
@@ -180,8 +190,8 @@ def _ledger(run: Run, implementations: Sequence[Implementation]) -> list[dict[st
     """Entries, those that explain most first."""
     users: dict[str, list[tuple[Implementation, int]]] = {}
     for implementation in implementations:
-        for entry, count in implementation.ledger:
-            users.setdefault(entry, []).append((implementation, count))
+        for explanation in implementation.explanations:
+            users.setdefault(explanation.entry.id, []).append((implementation, explanation.count))
     entries = [
         {
             "id": entry.id,

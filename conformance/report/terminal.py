@@ -6,24 +6,25 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from conformance.implementations import reference, reference_from_logits
 from conformance.judge import Verdict
-from conformance.ledger import ENTRIES
 from conformance.report.contents import (
     LEFT_OUT,
     Run,
     convention,
-    is_wrong,
-    ledger_uses,
+    explanations,
     not_run_reasons,
     percent,
-    version_and_source,
     without_convention,
 )
 from conformance.run import Judgement
 
 SHOWN_DIFFERENCES = 10
 SHOWN_ENTRIES = 3
+LEGEND = (
+    "agrees: within a tolerance derived from the rounding errors of the formula. deviates: as the ledger states."
+    " left out: unsupported, or not run. wrong: a fault, not another choice"
+)
+SENTENCES = "the deviations in sentences: python -m conformance -i NAME --verbose, or the page"
 
 
 def print_report(run: Run, console: Console, *, verbose: bool = False) -> None:
@@ -50,16 +51,17 @@ def print_report(run: Run, console: Console, *, verbose: bool = False) -> None:
         console.print(f"... and {len(differing) - SHOWN_DIFFERENCES} more, all of them with --write FILE.json")
     for reason, labels in _folded(not_run_reasons(judgements)).items():
         console.print(_text(f"not run: {reason}: {', '.join(labels)}", "dim"), no_wrap=True, overflow="ellipsis")
-    versions = dict.fromkeys(version_and_source(j) for j in judgements if j.version)
-    console.print(_text(f"versions: {', '.join(versions)}"))
+    console.print(_text(LEGEND, "dim"))
+    if not verbose:
+        console.print(_text(SENTENCES, "dim"))
 
 
 def summary(run: Run) -> str:
     """The run in a line or two."""
     words = {Verdict.AGREES: "agree", Verdict.DEVIATES: "deviate", Verdict.DIFFERS: "differ"}
     judged = sum(run.count(verdict) for verdict in words)
-    line = f"{judged} comparisons over {len(run.judged)} implementations: " + ", ".join(
-        f"{run.count(verdict)} {word}" for verdict, word in words.items()
+    line = f"{judged:,} comparisons over {len(run.judged)} of {len(run.judgements)} implementations: " + ", ".join(
+        f"{run.count(verdict):,} {word}" for verdict, word in words.items()
     )
     if run.unused:
         line += f"\nledger entries that explain nothing: {', '.join(run.unused)}"
@@ -69,20 +71,22 @@ def summary(run: Run) -> str:
 def _overview(run: Run) -> Table:
     """The foreign implementations, with their most important deviations, and ``kldiv_xp`` on each library."""
     title = _text(f"Conformance with {run.reference}, losses and gradients", "table.title")
-    table = Table(title=title, title_justify="left", pad_edge=False, expand=True)
-    table.add_column("implementation", no_wrap=True, max_width=44)
+    table = Table(title=title, title_justify="left", pad_edge=False)
+    table.add_column("implementation", overflow="fold")
+    table.add_column("source", no_wrap=True)
     for verdict in ("agrees", "deviates", "differs", "left out"):
         table.add_column(verdict, justify="right", no_wrap=True)
-    table.add_column("most important deviations", no_wrap=True, ratio=1)
+    table.add_column(f"{SHOWN_ENTRIES} most important deviations", overflow="fold")
     ran = [j for j in run.judgements if j.comparisons]
-    libraries: dict[str, list[Judgement]] = {}
+    libraries: dict[tuple[str, str], list[Judgement]] = {}
     for j in ran:
+        source = {"live": "here"}.get(j.environment.get("source", ""), "recorded")
         if convention(j.label) is None:
-            table.add_row(_label(j), *_counts([j]), _text("; ".join(_most_important([j]))))
+            table.add_row(_label(j), source, *_counts([j]), _most_important([j]))
         else:
-            libraries.setdefault(j.version, []).append(j)
-    for version, members in libraries.items():
-        table.add_row(_text(f"kldiv_xp on {version}"), *_counts(members), _text("; ".join(_most_important(members))))
+            libraries.setdefault((j.version, source), []).append(j)
+    for (version, source), members in libraries.items():
+        table.add_row(_text(f"kldiv_xp on {version}"), source, *_counts(members), _most_important(members))
     return table
 
 
@@ -94,12 +98,14 @@ def _counts(judgements: Sequence[Judgement]) -> list[Text]:
     return [Text(f"{number:,}" if number else "", style) for number, style in styled]
 
 
-def _most_important(judgements: Sequence[Judgement]) -> list[str]:
-    """Ledger entries in words, but for those about the reference: first what is wrong, then what explains most."""
-    uses, references = ledger_uses(judgements), (reference(), reference_from_logits())
-    own = (entry for entry in ENTRIES if uses[entry.id] and not any(map(entry.who, references)))
-    used = sorted(own, key=lambda entry: (not is_wrong(entry), -uses[entry.id]))
-    return [f"{entry.id.replace('-', ' ')}{' (wrong)' if is_wrong(entry) else ''}" for entry in used[:SHOWN_ENTRIES]]
+def _most_important(judgements: Sequence[Judgement]) -> Text:
+    """Ledger entries in words, but for those about the reference."""
+    shown = [one for one in explanations(judgements) if not one.of_reference][:SHOWN_ENTRIES]
+    parts = []
+    for title, wrong in (("wrong: ", True), ("", False)):
+        names = [one.entry.id.replace("-", " ") for one in shown if one.wrong == wrong]
+        parts += [title + ", ".join(names)] if names else []
+    return _text("; ".join(parts))
 
 
 def _folded(reasons: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
@@ -151,10 +157,8 @@ def _ledger(judgements: Sequence[Judgement]) -> Table:
     table.add_column("deviation", no_wrap=True)
     table.add_column("explains", justify="right")
     table.add_column("why")
-    uses = ledger_uses(judgements)
-    for entry in ENTRIES:
-        if uses[entry.id]:
-            table.add_row(_text(entry.id), str(uses[entry.id]), _text(entry.why))
+    for one in explanations(judgements):
+        table.add_row(_text(one.entry.id), f"{one.count:,}", _text(one.entry.why))
     return table
 
 
