@@ -12,7 +12,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from conformance.implementations import corpora, reference
 from conformance.output import STDOUT, OutputError, check_outputs, command, write_text
-from conformance.recording import RecordingError
+from conformance.record import Implementation
+from conformance.recording import Recorded, RecordingError
 from conformance.report.contents import Run
 from conformance.report.formats import FORMATS, format_of, render
 from conformance.report.terminal import print_report, summary
@@ -28,8 +29,13 @@ from conformance.run import (
 )
 
 COMMANDS = ("run", "judge", "report")
-SLOW = 15
-"""How many times as long a case takes on an implementation that compiles or schedules. For the time left."""
+SLOW, SLOWEST = 3, 12
+"""How many times as long an implementation takes that schedules or compiles, and one with a C++ compiler.
+
+For the time left.
+"""
+EVERY = 30.0
+"""Seconds between two lines about the progress, where no bar is seen."""
 HERE = Path(__file__).parent
 OWN_FILES = (".npz", ".py", ".j2", ".css", ".js")
 """Endings of the files of the suite that a run reads."""
@@ -104,7 +110,7 @@ def _judge(
     count = sum(case.group in groups for case in every_case())
     digest = " and ".join(corpus.digest[:12] for corpus in corpora())
     console.print(f"corpora {digest}: {count} cases; {len(labels)} implementations", highlight=False)
-    units = {label: count * (SLOW if known[label].slow_to_start else 1) for label in labels}
+    units = {label: count * _slowness(known[label]) for label in labels}
     judgements = _judge_with_progress(question, units, count, options.processes, console)
     full = not (options.files or options.implementation or options.group or options.reference)
     return Run(
@@ -122,20 +128,27 @@ def _judge_with_progress(
 ) -> list[Judgement]:
     """Judge, and show the progress: ``units`` are those of all cases of an implementation."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bars:
+    # By the speed of the last 30 s, the default, the time left jumps from implementation to implementation.
+    with Progress(*columns, console=console, transient=True, speed_estimate_period=300) as bars:
         bar = bars.add_task("judging", total=sum(units.values()))
-        tenths = 0
+        printed = time.monotonic()
 
         def advance(label: str, number: int) -> None:
-            nonlocal tenths
+            nonlocal printed
             bars.update(bar, advance=number * units[label] / count)
-            if not console.is_terminal and bars.tasks[bar].percentage // 10 > tenths:  # where no bar is seen
-                tenths = int(bars.tasks[bar].percentage // 10)
-                left = bars.tasks[bar].time_remaining
-                about = f", about {left:.0f} s left" if left else ""
-                console.print(f"{10 * tenths} % judged{about}", highlight=False)
+            if not console.is_terminal and time.monotonic() > printed + EVERY:
+                printed = time.monotonic()
+                task = bars.tasks[bar]
+                left = f", about {task.time_remaining:.0f} s left" if task.time_remaining else ""
+                console.print(f"{task.percentage:.0f} % judged{left}", highlight=False)
 
         return judge_all(question, processes=processes, progress=advance)
+
+
+def _slowness(implementation: Implementation) -> int:
+    if implementation.compiled and implementation.library == "torch" and not isinstance(implementation, Recorded):
+        return SLOWEST
+    return SLOW if implementation.slow_to_start else 1
 
 
 def _write(run: Run, reports: list[tuple[Path, str]]) -> tuple[list[str], list[OutputError]]:

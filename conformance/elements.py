@@ -1,7 +1,7 @@
 """The elements of a case, for the conditions of the ledger and the tolerance."""
 
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ EPS = {"bfloat16": 2.0**-7, **{t: float(np.finfo(t).eps) for t in ("float16", "f
 TINY = {"bfloat16": 2.0**-126, **{t: float(np.finfo(t).tiny) for t in ("float16", "float32", "float64")}}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # hashed by identity, so that what is computed from it can be kept
 class Elements:
     """Arrays of a case in float64, and the limits of the dtype of the computation.
 
@@ -121,6 +121,7 @@ class Elements:
         y_log_y, y_x = (rounded_to(self.y * factor, self.computing_dtype) for factor in (self.log_p, self.x))
         return self.flushed(y_log_y), self.flushed(y_x)
 
+    @lru_cache(maxsize=8)  # noqa: B019 -- keeps few
     def computed_in(self, dtype: str) -> "Elements":
         """The same elements for a library that converts both operands to a dtype."""
         return replace(self, dtype=dtype, input_dtype=dtype, target_dtype=dtype)

@@ -98,6 +98,9 @@ def errors_in(got: Values, wanted: Values, bound: Floats, divisor: float = 1.0) 
     An infinity differs from a finite number by as much as that differs from the largest number of the dtype, over the
     divisor of a mean: within the bound, rounding decides whether the sum overflows.
     """
+    equal = same(got, wanted)
+    if equal.all():
+        return np.zeros(equal.shape)
     largest = np.finfo(got.dtype).max / divisor if got.dtype.kind == "f" else np.inf
     got, wanted = got.astype(np.float64), wanted.astype(np.float64)
     finite = [np.where(np.isinf(values), np.copysign(largest, values), values) for values in (got, wanted)]
@@ -106,7 +109,7 @@ def errors_in(got: Values, wanted: Values, bound: Floats, divisor: float = 1.0) 
     comparable &= ~np.isnan(got) & ~np.isnan(wanted) & np.isfinite(difference)
     overflows = np.isinf(got) | np.isinf(wanted)
     errors = np.where(comparable, difference / bound, np.inf)
-    return np.where(same(got, wanted), 0.0, np.where(overflows & (errors > 1), np.inf, errors))
+    return np.where(equal, 0.0, np.where(overflows & (errors > 1), np.inf, errors))
 
 
 def same(a: Values, b: Values) -> Mask:

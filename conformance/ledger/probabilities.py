@@ -5,6 +5,8 @@ logarithms do not. The functions below reproduce the arithmetic of each loss, wi
 overflow or underflow.
 """
 
+from functools import lru_cache
+
 import numpy as np
 
 from conformance.elements import Elements, Floats, rounded_to
@@ -53,11 +55,13 @@ def _promoted(e: Elements) -> Elements:
     return e.computed_in(e.promoted_dtype)
 
 
+@lru_cache(maxsize=8)  # several entries ask for it
 def _q(e: Elements) -> Floats:
     """Probability of the input, in the input's dtype."""
     return _in_dtype_of_input(e).rounded(np.exp(e.x))
 
 
+@lru_cache(maxsize=8)
 def _p(e: Elements) -> Floats:
     """Probability of the target, in the target's dtype."""
     return e.flushed(rounded_to(np.exp(e.y), e.target_dtype)) if e.log_target else e.y
@@ -85,6 +89,7 @@ def _overflows(e: Elements) -> Mask:
     return overflows
 
 
+@lru_cache(maxsize=8)
 def _lost_digits(e: Elements) -> Floats:
     """Error of the logarithm of a subnormal probability, for an error of one unit in its last digit."""
     q, of_input = _q(e), _in_dtype_of_input(e)
@@ -135,6 +140,7 @@ def _entropy_by_p(e: Elements) -> Floats:
     return np.where(_in_domain(e), np.log(_p(e)) + 1 - np.log(_q(e)), 0.0)
 
 
+@lru_cache(maxsize=8)
 def _clipped(e: Elements) -> tuple[Floats, Floats]:
     """Both probabilities between Keras's epsilon, a float32 number, and 1."""
     epsilon = e.rounded(float(np.float32(1e-7)))
@@ -174,6 +180,7 @@ def _of_clipped_by_target(e: Elements) -> Floats:
     return np.where(_clipped(e)[0] == _p(e), _by_p(e) * (_of_clipped_logarithm(e) + 3 * e.eps), 0.0)
 
 
+@lru_cache(maxsize=8)
 def _clipped_by_ratio(e: Elements) -> tuple[Floats, Floats]:
     """The ratio, and the derivative by it, times the gradient of the reduction."""
     p, q = _clipped(e)

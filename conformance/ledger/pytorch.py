@@ -1,6 +1,7 @@
 """Where ``torch.nn.KLDivLoss`` departs from its own formula."""
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 
@@ -80,13 +81,16 @@ class _Steps:
         return rounded
 
 
+_steps = lru_cache(maxsize=4)(_Steps)  # two entries ask for them
+
+
 def _left_range(quantity: str) -> Callable[[Elements], Mask]:
-    return lambda e: _Steps(e, quantity).left_range | (e.weight == 0)
+    return lambda e: _steps(e, quantity).left_range | (e.weight == 0)
 
 
 def _step_by_step(quantity: str) -> Callable[[Elements], Floats]:
     def value(e: Elements) -> Floats:
-        steps = _Steps(e, quantity).value
+        steps = _steps(e, quantity).value
         return steps if quantity == "loss" else e.per_weight(steps)
 
     return value

@@ -10,6 +10,8 @@ from conformance.record import LOGITS, Case, load_corpus
 ALWAYS = ("documentation", "found", "refused")
 ON_GPU = 8
 """One case in so many, on a GPU."""
+DIVERGENCES = 100
+"""One divergence in so many at most: each takes several times as long as a loss."""
 LARGE = 2000
 """Elements of a large array."""
 
@@ -18,25 +20,40 @@ def left_out_of_sample(case: Case, one_in: int, convention: str | None) -> str |
     """Reason to leave a case out of a sample of one in so many; ``None`` for one that is taken.
 
     The sample always has the documentation's examples, the grids of special values, the calls to refuse, and of each
-    group a case of each kind. Off the edges the conventions differ by rounding at most: of the second and third of them
-    the sample has edge cases, examples and calls to refuse alone.
+    group cases of each kind. Of the second and third convention it has edge cases alone.
     """
-    if case.group not in ("edge", *ALWAYS) and convention not in (None, CONVENTIONS[0]):
-        return "this convention is sampled at the edges alone; run with --all"
+    left_out = left_out_off_the_edges(case, convention)
+    if left_out:
+        return left_out
+    one_in = max(one_in, DIVERGENCES) if case.logits else one_in
     drawn = _draw(case) % one_in == 0
-    taken = case.group in ALWAYS or case.id.startswith("edge/grid/") or case.id in _one_of_each_kind() or drawn
-    return None if taken else f"a sample: one case in {one_in}, and one of each kind; run with --all for every one"
+    taken = case.group in ALWAYS or case.id.startswith("edge/grid/") or case.id in _some_of_each_kind() or drawn
+    return None if taken else f"a sample: one case in {one_in}, and some of each kind; run with --all for every one"
+
+
+def left_out_off_the_edges(case: Case, convention: str | None) -> str | None:
+    """Reason to leave a case out if it is no edge case, and the convention the second or the third.
+
+    Off the edges the conventions differ by rounding at most.
+    """
+    if case.group == "edge" or convention in (None, CONVENTIONS[0]):
+        return None
+    return "this convention is sampled at the edges alone; run with --all"
 
 
 @cache
-def _one_of_each_kind() -> frozenset[str]:
-    seen: set[tuple[str, object]] = set()
-    chosen = []
+def _some_of_each_kind() -> frozenset[str]:
+    """Few cases that have all kinds of their group: again and again the case with most of the kinds that are left."""
+    chosen: set[str] = set()
+    groups: dict[str, dict[str, frozenset[object]]] = {}
     for case in sorted((*load_corpus().cases, *load_corpus(LOGITS).cases), key=_draw):
-        new = {(case.group, kind) for kind in _kinds(case)} - seen
-        if new:
-            chosen.append(case.id)
-            seen |= new
+        groups.setdefault(case.group, {})[case.id] = frozenset(_kinds(case))
+    for kinds in groups.values():
+        left = frozenset().union(*kinds.values())
+        while left:
+            most = max(kinds, key=lambda case_id: len(kinds[case_id] & left))
+            chosen.add(most)
+            left -= kinds[most]
     return frozenset(chosen)
 
 

@@ -40,7 +40,7 @@ class KLDivXP(TorchTensors):
 
     def left_out(self, case: Case) -> str | None:
         """Skip shapes with few cases, each of which takes seconds to compile; the edge cases share theirs."""
-        if self.compiled and case.group in ("random", "close"):
+        if self.compiled and case.group in ("random", "close", "found"):
             return "one compilation a case, of seconds each; run with --all"
         if self.compiled:
             return None if case.group == "edge" else left_out_of_sample(case, 1000, self.convention)

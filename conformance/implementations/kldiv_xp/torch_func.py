@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from conformance.implementations.kldiv_xp import CONVENTIONS
+from conformance.implementations.kldiv_xp.sample import left_out_off_the_edges
 from conformance.implementations.kldiv_xp.torch import KLDivXP
 from conformance.record import Case, Implementation
 
@@ -19,6 +20,10 @@ class TorchFunc(KLDivXP):
     def __init__(self, convention: str) -> None:
         super().__init__(convention, compiled=False, device="cpu")
         self.name = "kldiv_xp torch.func"
+
+    def left_out(self, case: Case) -> str | None:
+        """Run each convention at the edges, and one everywhere."""
+        return left_out_off_the_edges(case, self.convention)
 
     def called(self, case: Case, input: Any, target: Any, cotangent: Any) -> tuple[Any, Mapping[str, Any]]:
         """Loss and its gradients, of functions of tensors that require none."""

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from kldiv_xp._formulas_from_logits import divergence_terms
+from kldiv_xp._formulas_from_logits import IMPOSSIBLE, Softmaxes, divergence_terms_of_wide
 from kldiv_xp._options import LogitsOptions
 
-ROWS = 2**24
-"""Elements of some rows: enough to keep a device busy, in 64 MiB of float32."""
+ROWS = 2**22
+"""Elements of some rows: enough to keep a device busy, in 32 MiB of float64."""
 
 
 def divergence_on_device(
@@ -25,33 +25,46 @@ def divergence_on_device(
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """The divergence, and its gradients by the arguments in ``wanted``, times ``weight``."""
     dtype = backend.result_dtype(x, y)
-    computing = backend.computing_dtype(dtype)
     gradients = [torch.empty_like((x, y)[argnum]) for argnum in wanted]
     x, y, *outs = (z.movedim(options.axis, -1) for z in (x, y, *gradients))
-    rows = torch.empty(x.shape[:-1], dtype=computing, device=x.device)
+    rows = torch.empty(x.shape[:-1], dtype=torch.float64, device=x.device)
     where = None if where is None else where.broadcast_to(rows.shape)
     if isinstance(weight, torch.Tensor):
-        weight = weight.to(computing)
+        weight = weight.to(rows.dtype)
     weights = None
     if options.reduction == "none":
         weights = weight.unsqueeze(-1) if isinstance(weight, torch.Tensor) else None
     else:
-        weight = backend.averaged(weight, rows, options.reduction, computing, where)
+        weight = backend.averaged(weight, rows, options.reduction, rows.dtype, where)
     options = options._replace(axis=-1)
     arrays = (x, y, where, weights, *outs)
     for some, of_x, of_y, mask, weights_of_some, *some_outs in backend.row_blocks(ROWS, rows, *arrays):
-        a, b = of_x.to(computing), of_y.to(computing)
-        if mask is not None:
-            a, b = (torch.where(mask[..., None], z, 0.0) for z in (a, b))
-        of = backend.softmaxes(a, b, options)
-        some.copy_(backend.sum(divergence_terms(of, options.beta, backend.xp), -1).squeeze(-1))
+        of = _softmaxes(*((of_y, of_x) if options.exchanged else (of_x, of_y)), mask, options.temperature)
+        torch.sum(divergence_terms_of_wide(of, options.beta, backend.xp), -1, out=some)
         for argnum, out in zip(wanted, some_outs, strict=True):
             times = weight if weights_of_some is None else weights_of_some
-            derivative = backend.derivative_of_softmaxes(of, argnum, times, options)
+            if options.beta == 0.0 and argnum == int(options.exchanged):
+                derivative = (of.q - of.p) * (times / options.temperature)
+            else:
+                derivative = backend.derivative_of_softmaxes(of, argnum, times, options)
             out.copy_(derivative if mask is None else torch.where(mask[..., None], derivative, 0.0))
     if where is not None:
         rows = torch.where(where, rows, 0.0)
     if options.reduction == "none":
         return rows.to(dtype), gradients
-    mean = backend.averaged(backend.sum(rows), rows, options.reduction, computing, where)
+    mean = backend.averaged(backend.sum(rows), rows, options.reduction, rows.dtype, where)
     return backend.rounded(mean, dtype), gradients
+
+
+def _softmaxes(x: torch.Tensor, y: torch.Tensor, mask: torch.Tensor | None, temperature: float) -> Softmaxes:
+    """Softmaxes of both arrays in float64, with zeros in the rows that do not count."""
+    both = torch.empty((2, *x.shape), dtype=torch.float64, device=x.device)
+    both[0], both[1] = x, y
+    if mask is not None:
+        both.masked_fill_(~mask[..., None], 0.0)
+    if temperature != 1.0:
+        both /= temperature
+    logarithms = torch.log_softmax(both, -1)
+    torch.exp(logarithms, out=both)
+    log_q, log_p = logarithms.clamp_(min=IMPOSSIBLE)
+    return Softmaxes(both[1], both[0], log_p - log_q)

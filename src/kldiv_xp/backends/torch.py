@@ -347,8 +347,11 @@ class Torch(InRowBlocks):
         return cotangent if getattr(cotangent, "is_cpu", True) is False else float(cotangent)
 
     def has_views_of_rows(self, x: Array, y: Array) -> bool:
-        """Whether ``x`` and ``y`` are plain tensors on one device, some rows of which can be computed at a time."""
-        return self._are_eager(x, y) and x.device == y.device
+        """Whether ``x`` and ``y`` are plain tensors on one device, some rows of which can be computed at a time.
+
+        That is in float64, which Apple's GPUs do not have.
+        """
+        return self._are_eager(x, y) and x.device == y.device and not x.is_mps
 
     def _are_eager(self, x: Array, y: Any) -> bool:
         """Whether ``x`` and ``y`` are plain tensors of one shape, on which only reverse-mode autograd records."""
