@@ -29,9 +29,11 @@ class Divergences:
 
     @staticmethod
     def of(case: Case) -> "Divergences":
-        """Rows of a case of logits."""
+        """Rows of a case of logits; the same object for all quantities, which share most of the work."""
         assert case.logits is not None
-        return Divergences(case, case.logits)
+        if not (_latest and _latest[0].case is case):
+            _latest[:] = [Divergences(case, case.logits)]
+        return _latest[0]
 
     @cached_property
     def x(self) -> Exact:
@@ -226,12 +228,12 @@ class Divergences:
     def _log_p(self) -> Exact:
         return log_softmax(self.y)
 
-    @property
+    @cached_property
     def q(self) -> Exact:
         """Probabilities of the student."""
         return np.exp(self._log_q)
 
-    @property
+    @cached_property
     def p(self) -> Exact:
         """Probabilities of the teacher."""
         return np.exp(self._log_p)
@@ -311,6 +313,8 @@ class Divergences:
 
 
 _kept: dict[tuple[object, ...], tuple[Case, Any]] = {}
+_latest: list[Divergences] = []
+"""The rows of the case that was asked for last."""
 _MOST_KEPT = 40_000
 """More than the corpora need. The number of random cases has no bound."""
 

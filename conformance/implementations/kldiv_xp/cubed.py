@@ -22,7 +22,7 @@ class KLDivXP(LazyBlocks):
 
     def left_out(self, case: Case) -> str | None:
         """Run a sample: each array is a file."""
-        return left_out_of_sample(case, 200, self.convention)
+        return left_out_of_sample(case, 400, self.convention)
 
     def namespace(self) -> Any:
         """Cubed's namespace."""

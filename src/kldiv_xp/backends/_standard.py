@@ -71,7 +71,7 @@ class Backend:
     ``divergences``                 JAX, Torch, MLX, Autograd, InChunks: the closed form as the derivative, or chunks
     ``derivative_from_logits``      InChunks: arrays that are computed later, chunk by chunk
     ``at_least``                    Torch: the compiler cannot trace a maximum with a number
-    ``top``                         JAX, Torch, MLX, Autograd: a constant to autodiff
+    ``top``                         JAX, Torch, MLX, Autograd, NDOnnx: a constant to autodiff, or fewer operators
     ==============================  ================================================================================
     """
 
@@ -338,7 +338,7 @@ class Backend:
                     weight = self.of_equal_shape(weight, xp.max(x, axis=axis))
                 weight = xp.expand_dims(weight, axis=axis)
             elif 0 not in x.shape:
-                some = xp.max(x, axis=axis)  # a number for each row
+                some = xp.squeeze(self.top(x, axis), axis=axis)  # a number for each row
                 weight = self.averaged(weight, some, options.reduction, computing, where)
             gradients = [self.derivative_from_logits(x, y, argnum, weight, options) for argnum in wanted]
             if rows is not None:
