@@ -696,9 +696,11 @@ def write_recording(path: Path, implementation: Implementation, corpus: Corpus, 
             temporary.unlink()
 
 
-def file_name(implementation: Implementation) -> str:
-    """Name of an implementation's recording."""
-    return f"{re.sub('[^A-Za-z0-9._]+', '-', implementation.label).strip('-')}.npz"
+def file_name(implementation: Implementation, corpus: Corpus) -> str:
+    """Name of an implementation's recording; one that computes losses and divergences has two."""
+    both = implementation.losses and implementation.divergences and corpus.cases[0].logits is not None
+    name = re.sub("[^A-Za-z0-9._]+", "-", implementation.label).strip("-")
+    return f"{name}{'-from-logits' if both else ''}.npz"
 
 
 def _revision() -> dict[str, str]:
@@ -850,7 +852,7 @@ def main() -> int:
         if reason is not None:
             print(f"{implementation.label}: not run: {reason}", file=sys.stderr)
             continue
-        path = options.output / file_name(implementation)
+        path = options.output / file_name(implementation, corpus)
         if path in recordings:
             parser.error(f"{recordings[path][0].label} and {implementation.label} would both be written to {path}")
         obstacle = _obstacle(path, read)

@@ -115,6 +115,12 @@ class Recorded(Implementation):
         """Unique name, with the name of the file unless the recording belongs to the suite."""
         return f"{super().label}{self.suffix}"
 
+    def beside(self, other: "Recorded") -> "Recorded":
+        """This recording, with the outcomes of another one, over the other corpus."""
+        self._outcomes = {**other._outcomes, **self._outcomes}
+        self.divergences = self.divergences or other.divergences
+        return self
+
     def standing_in_for(self, implementation: Implementation) -> "Recorded":
         """Copy the properties of an implementation that cannot run here."""
         self.gradients_by, self.lazy = implementation.gradients_by, implementation.lazy

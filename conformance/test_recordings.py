@@ -29,7 +29,8 @@ ENVIRONMENT_OF = {"oneflow": "oneflow", "torch": "torch-1.10"}
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
 def test_a_committed_recording_is_small_and_of_this_corpus(path: Path) -> None:
     assert path.stat().st_size < 2**20
-    assert path.name == record.file_name(read_recording(path, *corpora()))
+    recording = read_recording(path, *corpora())
+    assert path.name in {record.file_name(recording, corpus) for corpus in corpora()}
 
 
 def _environment(library: str) -> str:

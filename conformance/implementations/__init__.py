@@ -12,7 +12,7 @@ from pathlib import Path
 
 from conformance.implementations import composition, kldiv_xp, torch
 from conformance.record import FOUND, LOGITS, Corpus, Implementation, load_corpus
-from conformance.recording import read_recording
+from conformance.recording import Recorded, read_recording
 
 RECORDINGS = Path(__file__).parents[1] / "recordings"
 RUN_HERE = ("torch", "scipy")
@@ -43,8 +43,11 @@ def every_implementation() -> tuple[Implementation, ...]:
         (i for file in files for i in _of_file(file)), key=lambda i: kldiv_xp.CONVENTIONS.index(str(i.convention))
     )
     installed += [i for file in RUN_HERE for i in _of_file(file)]
-    recordings = (read_recording(path, *corpora()) for path in sorted(RECORDINGS.glob("*.npz")))
-    recorded = {recording.label: recording for recording in recordings}
+    recorded: dict[str, Recorded] = {}
+    for path in sorted(RECORDINGS.glob("*.npz")):
+        recording = read_recording(path, *corpora())
+        other = recorded.get(recording.label)
+        recorded[recording.label] = recording.beside(other) if other else recording
     for number, implementation in enumerate(installed):
         if implementation.label in recorded and implementation.not_run():
             installed[number] = recorded.pop(implementation.label).standing_in_for(implementation)

@@ -148,7 +148,10 @@ class Torch(InRowBlocks):
         """
         torch = self.native
         wide = torch.float64 if x.device.type == "cpu" else None
-        return torch.sum(x, dtype=wide) if axis is None else torch.sum(x, axis, keepdim=True, dtype=wide).to(x.dtype)
+        if axis is None:
+            return torch.sum(x, dtype=wide)
+        # A conversion to the same dtype would hide the gradients of a derivative of our own from torch.compile of 2.11.
+        return self.cast(torch.sum(x, axis, keepdim=True, dtype=wide), x.dtype)
 
     def rounded(self, loss: Array, dtype: DType) -> Array:
         """The loss in the dtype of the result. The partial sums of a DTensor are added up before they are rounded.
