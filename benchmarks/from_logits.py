@@ -107,6 +107,9 @@ def rows(shape: tuple[int, int], device: str) -> Iterator[tuple[str, Call, Call]
         partial(differentiated, ours, a.bfloat16(), b.bfloat16()),
         partial(differentiated, in_torch, a.bfloat16(), b.bfloat16()),
     )
+    if device == "cuda":
+        own, other = (torch.compile(loss) for loss in (ours, in_torch))
+        yield "PyTorch compiled", partial(differentiated, own, a, b), partial(differentiated, other, a, b)
     if device == "cpu":
         yield "PyTorch, forward: floor / ours", partial(ours, a, b), partial(floor, a, b)
         gradient = partial(kl_div_with_logits_value_and_grad, x, y, temperature=TEMPERATURE)

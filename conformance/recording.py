@@ -116,7 +116,7 @@ class Recorded(Implementation):
         return f"{super().label}{self.suffix}"
 
     def beside(self, other: "Recorded") -> "Recorded":
-        """This recording, with the outcomes of another one, over the other corpus."""
+        """The recording with the outcomes of another one, over the other corpus, added to its own."""
         self._outcomes = {**other._outcomes, **self._outcomes}
         self.divergences = self.divergences or other.divergences
         return self
