@@ -13,6 +13,7 @@ Floats = npt.NDArray[Any]
 
 EPS = {"bfloat16": 2.0**-7, **{t: float(np.finfo(t).eps) for t in ("float16", "float32", "float64")}}
 TINY = {"bfloat16": 2.0**-126, **{t: float(np.finfo(t).tiny) for t in ("float16", "float32", "float64")}}
+LARGEST = {"bfloat16": 2.0**128 - 2.0**120, **{t: float(np.finfo(t).max) for t in ("float16", "float32", "float64")}}
 
 
 @dataclass(frozen=True, eq=False)  # hashed by identity, so that what is computed from it can be kept

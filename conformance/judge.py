@@ -14,7 +14,7 @@ from conformance.ledger import INEXACT, PROMOTIONS, REFUSALS, Inexact, Mask, pro
 from conformance.ledger.entry import floating_arrays
 from conformance.record import Case, Implementation, Outcome, Result, Values, kept, size_of
 from conformance.statement import entries_between, errors_in, same, statement
-from conformance.tolerance import tolerance
+from conformance.tolerance import rounding_decides, tolerance
 
 
 class Verdict(StrEnum):
@@ -119,6 +119,8 @@ def _judge_quantity(
     errors = errors_in(values, wanted_values, bound, max(elements.divisor, 1) if quantity == "loss" else 1)
     identical = int(np.count_nonzero(same(values, wanted_values)))
     comparison = partial(Comparison, case.id, case.group, quantity, elements=errors.size, identical=identical)
+    if quantity == "loss" and case.reduction != "none" and rounding_decides(elements, values, wanted_values):
+        errors = np.zeros_like(errors)
     differing = errors > 1
     largest = float(np.max(errors, where=~differing, initial=0))
     if not differing.any():

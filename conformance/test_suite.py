@@ -20,7 +20,7 @@ from conformance.mutations import MUTATIONS, UNSEEN, mutated, paths_of
 from conformance.record import Case, Implementation, Operand, Outcome, as_result
 from conformance.run import every_case, expected_outcome, judge_implementation
 from conformance.statement import errors_in
-from conformance.tolerance import tolerance
+from conformance.tolerance import rounding_decides, tolerance
 
 CASES = record.load_corpus().cases
 # Of the large arrays only those whose sum float16 cannot hold: the others take long, and show no mutation more. Calls
@@ -202,6 +202,21 @@ def test_bfloat16_survives_the_way_through_float32(bits: int) -> None:
 def test_bfloat16_is_rounded_to_even() -> None:
     values = np.asarray([1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-20], np.float32)
     assert record.from_bfloat16_bits(record.to_bfloat16_bits(values)).tolist() == [1.0, 1 + 2**-6, 1 + 2**-7]
+
+
+@pytest.mark.parametrize(
+    ("input", "infinity", "decides"), [(1.0, np.inf, True), (1.0, -np.inf, False), (0.9, np.inf, False)]
+)
+def test_rounding_decides_whether_an_element_at_the_limit_meets_an_infinity(
+    input: float, infinity: float, decides: bool
+) -> None:
+    largest = np.finfo(np.float64).max
+    x, y = np.asarray([input * largest, 0.0]), np.asarray([0.0, largest])
+    elements = Elements(x, y, True, "float64", "sum", 1, "float64", "float64")
+    with np.errstate(all="ignore"):
+        for pair in ((np.asarray(infinity), np.asarray(np.nan)), (np.asarray(np.nan), np.asarray(infinity))):
+            assert rounding_decides(elements, *pair) == decides
+        assert not rounding_decides(elements, np.asarray(infinity), np.asarray(1.0))
 
 
 KINDS: dict[str, Callable[[Case], object]] = {

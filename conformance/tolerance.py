@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from conformance.elements import Elements, Floats
+from conformance.elements import LARGEST, Elements, Floats
+from conformance.record import Values
 
 K = 8
 """Rounding errors of one element, in units of its size times the machine epsilon, both sides taken together.
@@ -37,3 +38,18 @@ def tolerance(elements: Elements, quantity: str) -> Floats:
     if elements.reduction == "none":
         return K * (each + smallest)
     return K * np.asarray((each + smallest).sum() / divisor + smallest)
+
+
+def rounding_decides(elements: Elements, got: Values, wanted: Values) -> bool:
+    """Whether one sum is infinite and the other NaN because rounding decides if an element overflows.
+
+    It meets an infinity of the other sign then, and their sum is NaN.
+    """
+    if np.isnan(got) == np.isnan(wanted) or not (np.isinf(got) or np.isinf(wanted)):
+        return False
+    infinity = wanted if np.isnan(got) else got
+    half = 0.5 * elements.p * (elements.log_p - elements.x)  # of elements that may overflow
+    bound = 0.5 * tolerance(replace(elements, reduction="none", divisor=1), "loss")
+    limits = [0.5 * LARGEST[dtype] for dtype in (elements.computing_dtype, elements.promoted_dtype)]
+    at_limit = np.any([np.abs(np.abs(half) - limit) <= bound for limit in limits], axis=0)
+    return bool((at_limit & (np.sign(half) == -np.sign(infinity))).any())

@@ -96,6 +96,15 @@ def test_a_long_sum_does_not_drift(shape: tuple[int, ...]) -> None:
     exact.assert_within(np.asarray(kl_div(x, y, "sum")), wanted, bounds, "float32")
 
 
+def test_a_large_element_does_not_swallow_small_ones() -> None:
+    x, y = np.zeros(300), np.full(300, 1e-3)  # -7e-3 each; a unit of the large one is 8e-3
+    y[0] = 2.0**42
+    total = np.sum(y * np.log(y), dtype=np.longdouble)
+    with mx.stream(mx.cpu):
+        loss = kl_div(mx.array(x, mx.float64), mx.array(y, mx.float64), "sum")
+    assert abs(float(loss.item()) - total) <= 8 * np.finfo(np.float64).eps * total
+
+
 @pytest.mark.parametrize("size", [75, 10_000])
 def test_a_mean_is_finite_where_its_sum_is_not(size: int) -> None:
     x, y = mx.full(size, -1e37), mx.ones(size)
