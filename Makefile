@@ -118,7 +118,8 @@ test-processors-short: $(READY)  ## A part of it for CI: values and corpus with 
 	$(BIN)/python -m conformance.vectors avx -- $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 \
 	    conformance/test_ledger.py -k 'not another_value' || [ $$? = 77 ]
 
-test-long: $(READY)  ## Run the property-based tests with 20,000 examples and more
+test-long: $(READY)  ## Run the tests that take long, and the property-based tests with 20,000 examples and more
+	$(BIN)/python -m pytest tests $(SUITE_TESTS) -m long --numprocesses auto --maxprocesses 4
 	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest tests/test_properties.py
 
 # Old packages call functions that newer ones deprecate.

@@ -15,6 +15,7 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
+from markupsafe import escape
 from rich.console import Console
 
 from conformance.build_corpus import special_values
@@ -475,19 +476,37 @@ def test_the_plot_shows_both_ends_of_a_long_label(end: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("environment", "shown"),
+    ("environment", "shown", "source"),
     [
-        ({"source": "live"}, "torch 2.13.0"),
-        ({"source": "recorded", "file": "some.npz"}, "torch 2.13.0 (recorded)"),
-        ({"source": "file", "file": "some.npz"}, "torch 2.13.0 (some.npz)"),
+        ({"source": "live"}, "torch 2.13.0", "here"),
+        ({"source": "recorded", "file": "some.npz"}, "torch 2.13.0 (recorded)", "recorded"),
+        ({"source": "file", "file": "some.npz"}, "torch 2.13.0 (some.npz)", "recorded"),
     ],
 )
-def test_a_version_that_is_not_installed_here_says_where_it_comes_from(environment: dict[str, str], shown: str) -> None:
+def test_a_version_that_is_not_installed_here_says_where_it_comes_from(
+    environment: dict[str, str], shown: str, source: str
+) -> None:
     judged = [Judgement("label", "torch 2.13.0", None, tuple(comparisons(0, 4, (Verdict.AGREES,))), environment)]
     run, terminal = Run(judged, GROUPS, "reference", "digest"), StringIO()
     print_report(run, Console(file=terminal, width=1000))
-    for text in (terminal.getvalue(), render_html(run), render_markdown(run), render_junit(run)):
+    assert re.search(rf"label +│ {source} ", terminal.getvalue())
+    for text in (render_html(run), render_markdown(run), render_junit(run)):
         assert re.findall(r"torch 2\.13\.0[^\n<|\"]*", text)[0].strip() == shown
+
+
+def test_the_most_important_deviations_are_those_that_the_ledger_calls_wrong() -> None:
+    entries = [next(e.id for e in DEVIATIONS if e.why.startswith("wrong") == wrong) for wrong in (False, True)]
+    made = [Comparison(f"case {n}", "a", "loss", Verdict.DEVIATES, ledger=(entries[n == 0],)) for n in range(9)]
+    run, terminal = (
+        Run([Judgement("acme.loss 1.0", "1.0", None, tuple(made))], ["a"], "reference", "digest"),
+        StringIO(),
+    )
+    print_report(run, Console(file=terminal, width=200))
+    choice, wrong = (entry.replace("-", " ") for entry in entries)
+    assert f"wrong: {wrong}; {choice}" in terminal.getvalue()
+    card = render_html(run).partition('<dl class="entries">')[2].partition("</dl>")[0]
+    assert re.findall(r'href="#ledger-([^"]*)', card) == entries[::-1]
+    assert all(escape(next(e.why for e in DEVIATIONS if e.id == entry)) in card for entry in entries)
 
 
 def test_only_web_addresses_in_evidence_become_links() -> None:

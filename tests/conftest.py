@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
+from zlib import crc32
 
 import pytest
 from array_api_extra.testing import lazy_xp_function, patch_lazy_xp_functions
@@ -66,12 +67,33 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_examples] = 0
 
 
+COMPILED = ("jax.numpy", "dask.array")
+"""Libraries on which each test compiles, or schedules."""
+MANY, ONE_IN = 50, 4
+
+
+@pytest.hookimpl(tryfirst=True)  # before the tests are selected by their marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    _take_a_sample_of_many(items)
     # What @given calls for each example, and lets others replace:
     # https://hypothesis.readthedocs.io/en/latest/extras.html#custom-function-execution
     tests = {id(test): test for item in items if (test := getattr(getattr(item, "obj", None), "hypothesis", None))}
     for test in tests.values():
         test.inner_test = _counted(test.inner_test, config)
+
+
+def _take_a_sample_of_many(items: list[pytest.Item]) -> None:
+    """Of many cases of one test on a library that compiles, leave all but one in four to ``make test-long``."""
+    cases: dict[tuple[str, str], list[pytest.Item]] = {}
+    for item in items:
+        xp = getattr(getattr(item, "callspec", None), "params", {}).get("xp")
+        if xp in COMPILED:
+            cases.setdefault((item.nodeid.partition("[")[0], xp), []).append(item)
+    for of_one in cases.values():
+        if len(of_one) > MANY:
+            for item in of_one:
+                if crc32(item.nodeid.encode()) % ONE_IN:
+                    item.add_marker(pytest.mark.long)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

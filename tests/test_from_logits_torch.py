@@ -158,7 +158,7 @@ class TestCompile:
         torch.compiler.reset()
 
     @pytest.mark.parametrize("beta", [0.0, 0.3])
-    @pytest.mark.parametrize("dynamic", [False, True])
+    @pytest.mark.parametrize("dynamic", [pytest.param(False, marks=pytest.mark.long), True])
     @pytest.mark.parametrize("reduction", REDUCTIONS)
     def test_the_loss_is_one_graph_with_the_same_result_and_gradients(
         self, beta: float, dynamic: bool, reduction: Any

@@ -121,7 +121,14 @@ def weak(shape: tuple[int, ...], number: float) -> Array:
 @pytest.mark.parametrize("argument", [0, 1])
 @pytest.mark.parametrize(
     ("dtype", "x64"),
-    [("float16", False), ("bfloat16", False), ("weak", False), ("float32", True), ("float64", True), ("weak", True)],
+    [
+        ("float16", False),
+        pytest.param("bfloat16", False, marks=pytest.mark.long),
+        ("weak", False),
+        pytest.param("float32", True, marks=pytest.mark.long),
+        ("float64", True),
+        ("weak", True),
+    ],
 )
 def test_weak_types_are_promoted_as_in_arithmetic(
     loss: Callable[..., Array], argument: int, dtype: str, x64: bool
@@ -149,7 +156,9 @@ def test_numbers_as_arrays_without_axes_are_promoted_as_in_arithmetic(dtype: str
 
 @each_loss
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize(
+    "dtype", ["float16", *(pytest.param(d, marks=pytest.mark.long) for d in ("bfloat16", "float32")), "float64"]
+)
 def test_equal_dtypes_pass_strict_promotion(loss: Callable[..., Array], dtype: str, masked: bool) -> None:
     with jax.enable_x64(dtype == "float64"):
         x, y = arrays(dtype)
