@@ -75,10 +75,13 @@ def test_deprecated_arguments_warn_as_pytorch_does(size_average: bool | None, re
 
 
 @pytest.mark.parametrize("name", ["size_average", "reduce"])
+@pytest.mark.parametrize(("given", "meant"), [("sum", "reduction"), ("torch", "convention")])
 @pytest.mark.parametrize("loss", [lambda **given: kl_div(X, Y, **given), KLDivLoss])
-def test_a_reduction_in_the_place_of_a_deprecated_argument_is_refused(loss: Any, name: str) -> None:
-    with pytest.raises(TypeError, match=f"{name} must be True, False or None.*name it: reduction='sum'"):
-        loss(**{name: "sum"})
+def test_an_option_in_the_place_of_a_deprecated_argument_is_refused(
+    loss: Any, given: str, meant: str, name: str
+) -> None:
+    with pytest.raises(TypeError, match=f"{name} must be True, False or None.*name it: {meant}='{given}'"):
+        loss(**{name: given})
 
 
 def test_the_mean_warns_as_that_of_pytorch_does() -> None:

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -118,7 +118,8 @@ def _legacy_reduction(size_average: bool | None, reduce: bool | None) -> Reducti
 def _refuse_reduction(size_average: object, reduce: object) -> None:
     for name, given in (("size_average", size_average), ("reduce", reduce)):
         if isinstance(given, str):
-            raise TypeError(f"{name} must be True, False or None, got {given!r}; name it: reduction={given!r}")
+            meant = "convention" if given in get_args(Convention) else "reduction"
+            raise TypeError(f"{name} must be True, False or None, got {given!r}; name it: {meant}={given!r}")
 
 
 class KLDivLoss(torch.nn.KLDivLoss):
