@@ -129,7 +129,7 @@ class Elements:
 
     def rounded(self, values: Floats | float) -> Floats:
         """Values rounded to the dtype in which the case is computed, infinite where they are too large for it."""
-        return self.flushed(rounded_to(values, self.dtype))
+        return self.flushed(rounded_to(values, self.dtype), self.dtype)
 
     def subnormal(self, values: Floats) -> npt.NDArray[np.bool_]:
         """Mask of the values that are subnormal in what ``kldiv_xp`` computes in: float32 for 16 bits."""
@@ -137,14 +137,21 @@ class Elements:
         mask: npt.NDArray[np.bool_] = (values != 0) & (np.abs(values) < tiny)
         return mask
 
-    def flushed(self, values: Floats) -> Floats:
-        """Values with zeros for the subnormal numbers, if these are flushed; otherwise as they are."""
-        return np.where(self.subnormal(values), 0.0, values) if self.flush else values
+    def flushed(self, values: Floats, dtype: str = "") -> Floats:
+        """Values with zeros for the subnormal numbers, if these are flushed; otherwise as they are.
+
+        ``dtype`` is that of an argument or a result; by default values are of the computation. 16 bits are converted.
+        """
+        if not self.flush:
+            return values
+        tiny = max(TINY[self.computing_dtype], min(TINY[dtype or "float64"], TINY["float32"]))
+        return np.where((values != 0) & (np.abs(values) < tiny), 0.0, values)
 
     def with_flush(self) -> "Elements":
         """The same elements as a library sees them for which subnormal numbers count as zero."""
         flushing = replace(self, flush=True)
-        return replace(flushing, x=flushing.flushed(self.x), y=flushing.flushed(self.y))
+        x, y = flushing.flushed(self.x, self.input_dtype), flushing.flushed(self.y, self.target_dtype)
+        return replace(flushing, x=x, y=y)
 
     def formula(self, quantity: str) -> Floats:
         """PyTorch's formula, or the derivative of it that PyTorch's autograd computes."""

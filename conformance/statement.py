@@ -52,7 +52,9 @@ def statement(elements: Elements, quantity: str, implementation: Implementation)
     if quantity == "loss" and elements.reduction != "none":
         return _reduced(values, roundings, owners, seen, [deviation for deviation in deviations if deviation.reduced])
     weight = 1.0 if quantity == "loss" else elements.weight
-    values, roundings = seen.flushed(values * weight), roundings * np.abs(weight)
+    dtypes = {"input": seen.input_dtype, "target": seen.target_dtype}
+    values = seen.flushed(values * weight, dtypes.get(quantity, seen.promoted_dtype))
+    roundings = roundings * np.abs(weight)
     return Statement(values, roundings, owners, values, roundings)
 
 

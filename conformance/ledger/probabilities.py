@@ -64,7 +64,7 @@ def _q(e: Elements) -> Floats:
 @lru_cache(maxsize=8)
 def _p(e: Elements) -> Floats:
     """Probability of the target, in the target's dtype."""
-    return e.flushed(rounded_to(np.exp(e.y), e.target_dtype)) if e.log_target else e.y
+    return e.flushed(rounded_to(np.exp(e.y), e.target_dtype), e.target_dtype) if e.log_target else e.y
 
 
 def _by_p(e: Elements) -> Floats:
