@@ -30,7 +30,7 @@ from conformance.run import (
 
 COMMANDS = ("run", "judge", "report")
 SLOW, SLOWEST = 3, 12
-"""How many times as long an implementation takes that schedules or compiles, and one with a C++ compiler.
+"""Time relative to an eager implementation: of one that schedules or compiles, and of one with a C++ compiler.
 
 For the time left.
 """

@@ -117,6 +117,9 @@ class Recorded(Implementation):
 
     def beside(self, other: "Recorded") -> "Recorded":
         """The recording with the outcomes of another one, over the other corpus, added to its own."""
+        mine, theirs = self.environment["file"], other.environment["file"]
+        if self.version() != other.version() or self._outcomes.keys() & other._outcomes.keys():
+            raise RecordingError(f"{mine} and {theirs} are of two versions, or over the same cases: record both again")
         self._outcomes = {**other._outcomes, **self._outcomes}
         self.divergences = self.divergences or other.divergences
         return self

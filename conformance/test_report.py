@@ -19,6 +19,7 @@ from markupsafe import escape
 from rich.console import Console
 
 from conformance.build_corpus import special_values
+from conformance.implementations import every_implementation
 from conformance.judge import Comparison, Verdict
 from conformance.ledger import DEVIATIONS
 from conformance.report.contents import Run
@@ -492,6 +493,19 @@ def test_a_version_that_is_not_installed_here_says_where_it_comes_from(
     assert re.search(rf"label +│ {source} ", terminal.getvalue())
     for text in (render_html(run), render_markdown(run), render_junit(run)):
         assert re.findall(r"torch 2\.13\.0[^\n<|\"]*", text)[0].strip() == shown
+
+
+@pytest.mark.parametrize("width", [80, 120, 180, 200])
+def test_a_full_report_takes_at_most_60_lines_of_a_terminal(width: int) -> None:
+    foreign = [i.label for i in every_implementation() if i.convention is None]
+    labels = dict.fromkeys(foreign, "1.0") | {f"kldiv_xp library {n} [x]": f"library-{n} 1.0" for n in range(14)}
+    ids = [e.id for e in DEVIATIONS if e.why.startswith("wrong")][:3]
+    made = [Comparison(f"case {n}", "a", "loss", Verdict.DEVIATES, ledger=(ids[n % 3],)) for n in range(1000)]
+    run = Run([Judgement(label, v, None, tuple(made)) for label, v in labels.items()], ["a"], "reference", "digest")
+    terminal = StringIO()
+    print_report(run, Console(file=terminal, width=width, color_system=None))
+    reasons = 7  # not to run, a line each
+    assert len(terminal.getvalue().splitlines()) + reasons + len(["html", "json", "summary", "passes"]) <= 60
 
 
 def test_the_most_important_deviations_are_those_that_the_ledger_calls_wrong() -> None:

@@ -204,15 +204,25 @@ def test_bfloat16_is_rounded_to_even() -> None:
     assert record.from_bfloat16_bits(record.to_bfloat16_bits(values)).tolist() == [1.0, 1 + 2**-6, 1 + 2**-7]
 
 
+L = float(np.finfo(np.float64).max)
+
+
 @pytest.mark.parametrize(
-    ("input", "infinity", "decides"), [(1.0, np.inf, True), (1.0, -np.inf, False), (0.9, np.inf, False)]
+    ("x", "y", "infinity", "decides"),
+    [
+        ([L, 0.0], [0.0, L], np.inf, True),  # -L, which may round to -inf, and inf
+        ([0.9 * L, 0.0], [0.0, L], np.inf, False),
+        ([L, 0.0], [0.0, L], -np.inf, False),
+        ([L], [0.0], np.inf, False),
+        ([L, 0.0, np.nan], [0.0, L, 0.0], np.inf, False),
+        ([L, np.nan], [0.0, 0.0], np.inf, False),
+        ([np.inf, 0.0], [0.0, L], np.inf, False),  # NaN, whatever rounding does
+    ],
 )
 def test_rounding_decides_whether_an_element_at_the_limit_meets_an_infinity(
-    input: float, infinity: float, decides: bool
+    x: list[float], y: list[float], infinity: float, decides: bool
 ) -> None:
-    largest = np.finfo(np.float64).max
-    x, y = np.asarray([input * largest, 0.0]), np.asarray([0.0, largest])
-    elements = Elements(x, y, True, "float64", "sum", 1, "float64", "float64")
+    elements = Elements(np.asarray(x), np.asarray(y), True, "float64", "sum", 1, "float64", "float64")
     with np.errstate(all="ignore"):
         for pair in ((np.asarray(infinity), np.asarray(np.nan)), (np.asarray(np.nan), np.asarray(infinity))):
             assert rounding_decides(elements, *pair) == decides
@@ -224,12 +234,14 @@ KINDS: dict[str, Callable[[Case], object]] = {
     "log_target": lambda case: case.log_target,
     "dtype": lambda case: case.input.dtype,
     "size": lambda case: case.input.is_array and case.input.values.size > 2000,
+    "family": lambda case: case.logits and case.id.split("/")[1],
+    "mask": lambda case: case.logits and case.logits.where is not None,
 }
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_sample_has_of_each_group_a_case_of_each_kind(kind: str) -> None:
-    cases = record.load_corpus().cases
+    cases = (*record.load_corpus().cases, *record.load_corpus(record.LOGITS).cases)
     taken = [case for case in cases if left_out_of_sample(case, 2**40, CONVENTIONS[0]) is None]
     assert {(c.group, KINDS[kind](c)) for c in taken} == {(c.group, KINDS[kind](c)) for c in cases}
     assert len(taken) < len(cases) / 10

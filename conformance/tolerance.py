@@ -47,9 +47,13 @@ def rounding_decides(elements: Elements, got: Values, wanted: Values) -> bool:
     """
     if np.isnan(got) == np.isnan(wanted) or not (np.isinf(got) or np.isinf(wanted)):
         return False
-    infinity = wanted if np.isnan(got) else got
+    sign = np.sign(wanted if np.isnan(got) else got)
     half = 0.5 * elements.p * (elements.log_p - elements.x)  # of elements that may overflow
     bound = 0.5 * tolerance(replace(elements, reduction="none", divisor=1), "loss")
-    limits = [0.5 * LARGEST[dtype] for dtype in (elements.computing_dtype, elements.promoted_dtype)]
-    at_limit = np.any([np.abs(np.abs(half) - limit) <= bound for limit in limits], axis=0)
-    return bool((at_limit & (np.sign(half) == -np.sign(infinity))).any())
+    limit = 0.5 * min(LARGEST[elements.computing_dtype], LARGEST[elements.promoted_dtype])
+    at_limit = np.abs(np.abs(half) - limit) <= bound
+    beyond = (np.abs(half) > limit) & ~at_limit
+    of_other_sign = np.sign(half) == -sign
+    may_be_infinite = ((at_limit | beyond) & ~of_other_sign & ~np.isnan(half)).any()
+    decides = may_be_infinite and (at_limit & of_other_sign).any() and not (beyond & of_other_sign).any()
+    return bool(decides and not np.isnan(half).any())

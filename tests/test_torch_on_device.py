@@ -4,6 +4,7 @@ The function is called with tensors on the CPU here, which it computes in the sa
 calls reach it, and that it looks at no value.
 """
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,39 @@ def test_rows_that_do_not_count_have_no_part(reduction: Any, count: int) -> None
     for gradient, wanted in zip((by_x, by_y), exact.gradients(a, b, 0.0, 1.0), strict=True):
         torch.testing.assert_close(gradient[where], torch.asarray(wanted) * 3.0 / count)
         assert not gradient[~where].any()
+
+
+LOGITS = (0.0, 1.0, -3.0, -torch.inf, torch.inf, torch.nan, -100.0, -800.0, -1e20, -3e38, 3e38, 1e-45)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("beta", [0.0, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_special_logits_give_what_the_plain_formulas_give_in_float64(
+    dtype: torch.dtype, beta: float, temperature: float
+) -> None:
+    pairs = list(itertools.product(LOGITS, repeat=2))
+    x = torch.tensor([[*pair, 0.0] for pair in pairs for _ in pairs], dtype=dtype)
+    y = torch.tensor([[*pair, 0.5] for _ in pairs for pair in pairs], dtype=dtype)
+    weight = torch.ones(len(x), dtype=torch.float64)
+    loss, gradients = evaluated(x, y, beta, "none", temperature, -1, weight=weight)
+    given, backend = checked_from_logits(beta, "none", temperature, -1), find(x, y)
+    a, b = x.double(), y.double()
+    plain = backend.plain_loss_from_logits(a, b, given), *backend.gradients_from_logits(a, b, given, (1, 0), weight)
+    for got, wanted in zip((loss, *gradients), plain, strict=True):
+        torch.testing.assert_close(got, wanted.to(dtype), equal_nan=True)
+
+
+@pytest.mark.parametrize("beta", BETAS)
+@pytest.mark.parametrize("noise", [1e-1, 1e-3, 1e-5])
+def test_nothing_is_lost_of_close_distributions(noise: float, beta: float) -> None:
+    rng = np.random.default_rng(0)
+    y = torch.asarray(3 * rng.standard_normal((5, 300), np.float32))
+    x = y + torch.asarray(noise * rng.standard_normal((5, 300), np.float32), dtype=torch.float32)
+    rows, _ = evaluated(x, y, beta, "none", 1.0, -1, weight=torch.ones(5, dtype=torch.float64))
+    torch.testing.assert_close(
+        rows, torch.asarray(exact.rows(x.numpy(), y.numpy(), beta, 1.0)).float(), rtol=1e-6, atol=0.0
+    )
 
 
 @pytest.fixture

@@ -20,6 +20,8 @@ from conformance.run import Judgement
 
 SHOWN_DIFFERENCES = 10
 SHOWN_ENTRIES = 3
+ROOM = 200
+"""Columns of a terminal that has room for nearly all names and deviations."""
 LEGEND = (
     "agrees: within a tolerance derived from the rounding errors of the formula. deviates: as the ledger states."
     " left out: unsupported, or not run. wrong: a fault, not another choice"
@@ -42,7 +44,7 @@ def print_report(run: Run, console: Console, *, verbose: bool = False) -> None:
             highlight=False,
         )
         console.print(_ledger(judgements))
-    console.print(_overview(run))
+    console.print(_overview(run, console.width))
     differing = [(j.label, c) for j in judgements for c in j.comparisons if c.verdict == Verdict.DIFFERS]
     for label, comparison in differing[:SHOWN_DIFFERENCES]:
         where = f"{label}: {comparison.case} {comparison.quantity}: {comparison.detail}"
@@ -68,15 +70,20 @@ def summary(run: Run) -> str:
     return line
 
 
-def _overview(run: Run) -> Table:
-    """The foreign implementations, with their most important deviations, and ``kldiv_xp`` on each library."""
+def _overview(run: Run, width: int) -> Table:
+    """The foreign implementations, with their most important deviations, and ``kldiv_xp`` on each library.
+
+    A row takes one line, at whose end deviations are cut off, unless there is room for nearly all of them.
+    """
+    narrow = width < ROOM
     title = _text(f"Conformance with {run.reference}, losses and gradients", "table.title")
-    table = Table(title=title, title_justify="left", pad_edge=False)
-    table.add_column("implementation", overflow="fold")
+    table = Table(title=title, title_justify="left", pad_edge=False, expand=narrow)
+    table.add_column("implementation", no_wrap=narrow, overflow="ellipsis", max_width=width // 3 if narrow else None)
     table.add_column("source", no_wrap=True)
     for verdict in ("agrees", "deviates", "differs", "left out"):
         table.add_column(verdict, justify="right", no_wrap=True)
-    table.add_column(f"{SHOWN_ENTRIES} most important deviations", overflow="fold")
+    deviations = f"{SHOWN_ENTRIES} most important deviations"
+    table.add_column(deviations, no_wrap=narrow, overflow="ellipsis", ratio=1 if narrow else None)
     ran = [j for j in run.judgements if j.comparisons]
     libraries: dict[tuple[str, str], list[Judgement]] = {}
     for j in ran:

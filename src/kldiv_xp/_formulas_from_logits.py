@@ -59,7 +59,7 @@ def divergence_terms(of: Softmaxes, beta: float, xp: Namespace) -> Array:
 
 
 def divergence_terms_of_wide(of: Softmaxes, beta: float, xp: Namespace) -> Array:
-    """The same, with fewer operations, in a dtype that has digits to lose: float64 for logits of float32."""
+    """The same in float64, with fewer operations. Of float64 logits, digits are lost in very close distributions."""
     p, q, r = of
     if beta == 0.0:
         terms = xp.where(r < -FAR, q, p * (r + xp.expm1(-r)))

@@ -15,7 +15,7 @@ from conformance.implementations.kldiv_xp.closed_form import ClosedForm
 from conformance.implementations.kldiv_xp.jax import KLDivXP as OnJAX
 from conformance.implementations.kldiv_xp.sample import left_out_of_sample, left_out_off_the_edges
 from conformance.record import Case, Implementation, Operand, Outcome, Result
-from kldiv_xp.backends import numpy, torch
+from kldiv_xp.backends import _torch_on_device, numpy, torch
 
 BACKENDS = (numpy.NumPy, torch.Torch)
 FEW = 3
@@ -76,6 +76,29 @@ class Torch(_ByPath, on_torch.KLDivXP):
         self.name, self.path = f"kldiv_xp torch, {name}", path
 
 
+def as_on_a_gpu() -> AbstractContextManager[Any]:
+    """Context in which divergences from logits are evaluated as on a GPU, a few rows at a time."""
+    stack = ExitStack()
+    stack.enter_context(patch.object(_torch_on_device, "ROWS", 100))
+    stack.enter_context(patch.object(torch.Torch, "divergence_in_blocks", _on_device))
+    return stack
+
+
+def _on_device(
+    backend: Any, x: Any, y: Any, options: Any, where: Any = None, wanted: Any = (), weight: Any = 1.0
+) -> tuple[Any, list[Any]]:
+    return _torch_on_device.divergence_on_device(x, y, options, where, wanted, weight, backend)
+
+
+class TorchAsOnGPU(Torch):
+    """Divergences from logits of tensors on the CPU by the code for GPUs."""
+
+    losses = False
+
+    def __init__(self, convention: str) -> None:
+        super().__init__(convention, "as on a GPU", as_on_a_gpu)
+
+
 class TorchWithoutGrad(ClosedForm):
     """PyTorch tensors of which none requires a gradient."""
 
@@ -133,4 +156,6 @@ def implementations() -> Iterator[Implementation]:
             yield library(convention, "plain", plain)
             yield library(convention, "small blocks", in_few_elements)
         yield TorchWithoutGrad(convention)
+        if convention == CONVENTIONS[0]:  # the divergences have none
+            yield TorchAsOnGPU(convention)
         yield JAXWithoutJit(convention)

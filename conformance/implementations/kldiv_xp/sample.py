@@ -11,7 +11,7 @@ ALWAYS = ("documentation", "found", "refused")
 ON_GPU = 8
 """One case in so many, on a GPU."""
 DIVERGENCES = 100
-"""One divergence in so many at most: each takes several times as long as a loss."""
+"""At least so many divergences for each that is drawn: one takes several times as long as a loss."""
 LARGE = 2000
 """Elements of a large array."""
 
@@ -20,11 +20,11 @@ def left_out_of_sample(case: Case, one_in: int, convention: str | None) -> str |
     """Reason to leave a case out of a sample of one in so many; ``None`` for one that is taken.
 
     The sample always has the documentation's examples, the grids of special values, the calls to refuse, and of each
-    group cases of each kind. Of the second and third convention it has edge cases alone.
+    group cases of each kind. What random cases found, it tries with the first convention alone.
     """
     left_out = left_out_off_the_edges(case, convention)
-    if left_out:
-        return left_out
+    if left_out or (case.group == "found" and convention not in (None, CONVENTIONS[0])):
+        return left_out or _AT_THE_EDGES
     one_in = max(one_in, DIVERGENCES) if case.logits else one_in
     drawn = _draw(case) % one_in == 0
     taken = case.group in ALWAYS or case.id.startswith("edge/grid/") or case.id in _some_of_each_kind() or drawn
@@ -32,13 +32,13 @@ def left_out_of_sample(case: Case, one_in: int, convention: str | None) -> str |
 
 
 def left_out_off_the_edges(case: Case, convention: str | None) -> str | None:
-    """Reason to leave a case out if it is no edge case, and the convention the second or the third.
-
-    Off the edges the conventions differ by rounding at most.
-    """
-    if case.group == "edge" or convention in (None, CONVENTIONS[0]):
+    """Reason to leave a case out if the convention is the second or the third, and both differ by rounding at most."""
+    if case.group in ("edge", *ALWAYS) or convention in (None, CONVENTIONS[0]):
         return None
-    return "this convention is sampled at the edges alone; run with --all"
+    return _AT_THE_EDGES
+
+
+_AT_THE_EDGES = "this convention is sampled at the edges alone; run with --all"
 
 
 @cache
@@ -68,6 +68,10 @@ def _kinds(case: Case) -> Iterator[object]:
     yield "upstream gradient" if case.cotangent else "ones"
     if case.logits is not None:
         yield case.logits.beta
+        yield case.id.split("/")[1]
+        yield case.logits.where is not None
+        yield case.logits.axis
+        yield case.logits.temperature
     if case.input.is_array and case.input.values.size > LARGE:
         yield "large"
 

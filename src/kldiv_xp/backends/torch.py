@@ -352,9 +352,9 @@ class Torch(InRowBlocks):
     def has_views_of_rows(self, x: Array, y: Array) -> bool:
         """Whether ``x`` and ``y`` are plain tensors on one device, some rows of which can be computed at a time.
 
-        That is in float64, which Apple's GPUs do not have.
+        That is in float64, which not all devices have.
         """
-        return self._are_eager(x, y) and x.device == y.device and not x.is_mps
+        return self._are_eager(x, y) and x.device == y.device and (x.is_cpu or x.is_cuda or x.is_meta)
 
     def _are_eager(self, x: Array, y: Any) -> bool:
         """Whether ``x`` and ``y`` are plain tensors of one shape, on which only reverse-mode autograd records."""
