@@ -23,10 +23,10 @@ SHOWN_ENTRIES = 3
 ROOM = 200
 """Columns of a terminal that has room for nearly all names and deviations."""
 LEGEND = (
-    "agrees: within a tolerance derived from the rounding errors of the formula. deviates: as the ledger states."
-    " left out: unsupported, or not run. wrong: a fault, not another choice"
+    "agrees: within a tolerance for rounding; deviates: as the ledger of known deviations states; left out: unsupported,"
+    " or not run; wrong: faults; after a semicolon: other choices"
 )
-SENTENCES = "the deviations in sentences: python -m conformance -i NAME --verbose, or the page"
+SENTENCES = "the deviations in sentences: python -m conformance -i oneflow --verbose, or the page"
 
 
 def print_report(run: Run, console: Console, *, verbose: bool = False) -> None:
@@ -51,8 +51,10 @@ def print_report(run: Run, console: Console, *, verbose: bool = False) -> None:
         console.print(Text.assemble(("differs ", "red"), _text(where)))
     if len(differing) > SHOWN_DIFFERENCES:
         console.print(f"... and {len(differing) - SHOWN_DIFFERENCES} more, all of them with --write FILE.json")
-    for reason, labels in _folded(not_run_reasons(judgements)).items():
-        console.print(_text(f"not run: {reason}: {', '.join(labels)}", "dim"), no_wrap=True, overflow="ellipsis")
+    for part, whole in (("not run", True), ("left out", False)):
+        reasons = not_run_reasons(j for j in judgements if (j.not_run is not None) == whole)
+        for reason, labels in _folded(reasons).items():
+            console.print(_text(f"{part}: {reason}: {', '.join(labels)}", "dim"), no_wrap=True, overflow="ellipsis")
     console.print(_text(LEGEND, "dim"))
     if not verbose:
         console.print(_text(SENTENCES, "dim"))
