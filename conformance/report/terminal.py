@@ -23,8 +23,8 @@ SHOWN_ENTRIES = 3
 ROOM = 200
 """Columns of a terminal that has room for nearly all names and deviations."""
 LEGEND = (
-    "agrees: within a tolerance for rounding; deviates: as the ledger of known deviations states; left out: unsupported,"
-    " or not run; wrong: faults; after a semicolon: other choices"
+    "agrees: within a tolerance for rounding; deviates: as the ledger of known deviations states; left out:"
+    " unsupported, or not run; wrong: faults; after a semicolon: other choices"
 )
 SENTENCES = "the deviations in sentences: python -m conformance -i oneflow --verbose, or the page"
 
