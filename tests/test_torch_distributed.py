@@ -95,14 +95,18 @@ def test_the_parts_of_a_sum_are_added_up_before_they_are_rounded(
 
 def test_the_example_trains() -> None:
     loopback = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLE)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **loopback},
-        timeout=SECONDS,
-        check=False,
-    )
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, str(EXAMPLE)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, **loopback},
+            timeout=SECONDS,
+            check=False,
+        )
+        # Now and then a thread of Gloo outlives the end of its process: pytorch/pytorch issue 190489.
+        if "terminate called without an active exception" not in done.stderr:
+            break
     assert done.returncode == 0, done.stderr
     losses = [float(loss) for loss in re.findall(r"step [ \d]+: loss ([\d.]+)", done.stdout)]
     assert len(losses) == 6
