@@ -128,7 +128,7 @@ def _judge_with_progress(
 ) -> list[Judgement]:
     """Judge, and show the progress: ``units`` are those of all cases of an implementation."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    # By the speed of the last 30 s, the default, the time left jumps from implementation to implementation.
+    # By the speed of the last 30 s, the default, the time left is that of one implementation; of more of them, rough.
     with Progress(*columns, console=console, transient=True, speed_estimate_period=300) as bars:
         bar = bars.add_task("judging", total=sum(units.values()))
         printed = time.monotonic()

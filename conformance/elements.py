@@ -132,7 +132,10 @@ class Elements:
         return self.flushed(rounded_to(values, self.dtype), self.dtype)
 
     def subnormal(self, values: Floats) -> npt.NDArray[np.bool_]:
-        """Mask of the values that are subnormal in what ``kldiv_xp`` computes in: float32 for 16 bits."""
+        """Mask of the values that may be subnormal: in the coarser dtype of the arguments, or in float32 for 16 bits.
+
+        For the conditions of the ledger. What a library flushes also depends on where it meets a value: ``flushed``.
+        """
         tiny = min(self.tiny, TINY["float32"])
         mask: npt.NDArray[np.bool_] = (values != 0) & (np.abs(values) < tiny)
         return mask

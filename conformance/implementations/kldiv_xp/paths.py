@@ -13,7 +13,7 @@ from conformance.implementations.kldiv_xp import numpy as on_numpy
 from conformance.implementations.kldiv_xp import torch as on_torch
 from conformance.implementations.kldiv_xp.closed_form import ClosedForm
 from conformance.implementations.kldiv_xp.jax import KLDivXP as OnJAX
-from conformance.implementations.kldiv_xp.sample import left_out_of_sample, left_out_off_the_edges
+from conformance.implementations.kldiv_xp.sample import DIVERGENCES, left_out_of_sample, left_out_off_the_edges
 from conformance.record import Case, Implementation, Operand, Outcome, Result
 from kldiv_xp.backends import _torch_on_device, numpy, torch
 
@@ -52,11 +52,11 @@ class _ByPath(Implementation):
             return super().compute(case)
 
     def left_out(self, case: Case) -> str | None:
-        """Skip cases with thousands of blocks."""
+        """Skip cases with thousands of blocks; of the divergences on PyTorch, run a sample."""
         if self.path is in_few_elements and case.input.is_array and case.input.values.size > MOST:
             return f"blocks of {FEW} elements: an array of more than {MOST}"
         if self.path is in_few_elements and case.logits is not None and self.library == "torch":
-            return left_out_of_sample(case, 1, self.convention)
+            return left_out_of_sample(case, DIVERGENCES, self.convention)
         return super().left_out(case) or left_out_off_the_edges(case, self.convention)
 
 
